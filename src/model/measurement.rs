@@ -1,0 +1,74 @@
+//! What probes and the load bring back for one arm and one window.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    sample::{LatencyHistogram, RequestCounts, Sample},
+    units::Bytes,
+};
+
+/// What the load saw of one lane.
+#[derive(Clone, Debug, Default)]
+pub struct LaneMeasurement {
+    /// Latency from the intended send time: the one that counts. Failed requests are not in it, except those
+    /// that timed out, which count with the time they were given.
+    pub latency: LatencyHistogram,
+    /// From the actual send.
+    pub service_time: LatencyHistogram,
+    /// Actual send less intended: the client's own delay, or a full set of connections.
+    pub lag: LatencyHistogram,
+    /// Requests by outcome.
+    pub counts: RequestCounts,
+    /// The longest time between two successes, within the lane's own slots.
+    pub longest_gap: Duration,
+    /// Each request, when the plan asked to keep them; in order of completion.
+    pub samples: Vec<Sample>,
+}
+
+/// Memory of a set of processes at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Memory {
+    /// `Pss_Anon + Pss_Shmem + SwapPss` of `smaps_rollup`: the gated figure, which moves little with the neighbours.
+    pub anonymous: Bytes,
+    /// Proportional set size; moves with what else maps the same files.
+    pub pss: Bytes,
+    /// Resident set size; counts shared pages for everyone.
+    pub rss: Bytes,
+}
+
+impl Memory {
+    /// The sum, field by field.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            anonymous: self.anonymous.saturating_add(other.anonymous),
+            pss: self.pss.saturating_add(other.pss),
+            rss: self.rss.saturating_add(other.rss),
+        }
+    }
+}
+
+/// One reading of an arm's processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// Memory at the reading.
+    pub memory: Memory,
+    /// CPU time used so far, children that have ended included.
+    pub cpu: Duration,
+    /// Processes counted.
+    pub processes: u32,
+}
+
+/// One reading of an arm, by who pays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArmUsage {
+    /// The service's own trees.
+    pub service: Usage,
+    /// The runtime's fixed part.
+    pub overhead_fixed: Usage,
+    /// The runtime's part per instance, all instances together.
+    pub overhead_per_instance: Usage,
+}

@@ -1,0 +1,15 @@
+//! The nouns every other room speaks in.
+//!
+//! Deliberately absent: input and output, clocks, async. Whatever is here can be built in a test by hand.
+
+pub mod event;
+pub mod measurement;
+pub mod process;
+pub mod record;
+pub mod sample;
+pub mod scenario;
+pub mod settings;
+pub mod target;
+pub mod units;
+pub mod verdict;
+pub mod workload;
