@@ -54,12 +54,22 @@ impl Memory {
 /// One reading of an arm's processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
-    /// Memory at the reading.
-    pub memory: Memory,
-    /// CPU time used so far, children that have ended included.
-    pub cpu: Duration,
+    /// Memory at the reading; `None` where the system does not let us read it (another user's processes).
+    pub memory: Option<Memory>,
+    /// CPU time used, children that have ended included; in a reading since each process began, in a record over
+    /// the window. `None` where it could not be read.
+    pub cpu: Option<Duration>,
     /// Processes counted.
     pub processes: u32,
+}
+
+impl Usage {
+    /// This reading with its CPU time counted from an earlier one, as a window's usage.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        let cpu = self.cpu.zip(earlier.cpu).map(|(now, then)| now.saturating_sub(then));
+        Self { cpu, ..self }
+    }
 }
 
 /// One reading of an arm, by who pays.
@@ -71,4 +81,16 @@ pub struct ArmUsage {
     pub overhead_fixed: Usage,
     /// The runtime's part per instance, all instances together.
     pub overhead_per_instance: Usage,
+}
+
+impl ArmUsage {
+    /// See [`Usage::since`].
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            service: self.service.since(earlier.service),
+            overhead_fixed: self.overhead_fixed.since(earlier.overhead_fixed),
+            overhead_per_instance: self.overhead_per_instance.since(earlier.overhead_per_instance),
+        }
+    }
 }

@@ -23,6 +23,8 @@ pub struct Processes {
     pub overhead_fixed: Vec<ProcessId>,
     /// The runtime's, one or more an instance: container shims, docker-proxy.
     pub overhead_per_instance: Vec<ProcessId>,
+    /// Below the ones above and yet no part of this arm: another arm's docker-proxy, a child of the same dockerd.
+    pub not_of_this_arm: Vec<ProcessId>,
 }
 
 /// The state of an instance, in the words of a supervisor.

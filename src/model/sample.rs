@@ -91,7 +91,7 @@ pub struct RequestCounts {
 impl RequestCounts {
     /// Failed at the first try.
     pub fn failures(&self) -> u64 {
-        self.failed.values().sum()
+        self.failed.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// Failed also after one idempotent retry.
@@ -101,19 +101,20 @@ impl RequestCounts {
 
     /// Requests with an outcome.
     pub fn completed(&self) -> u64 {
-        self.succeeded + self.failures()
+        self.succeeded.saturating_add(self.failures())
     }
 
     /// Adds another count to this one.
     pub fn merge(&mut self, other: &Self) {
-        self.offered += other.offered;
-        self.sent += other.sent;
-        self.succeeded += other.succeeded;
+        let add = |own: &mut u64, more: u64| *own = own.saturating_add(more);
+        add(&mut self.offered, other.offered);
+        add(&mut self.sent, other.sent);
+        add(&mut self.succeeded, other.succeeded);
         for (class, count) in &other.failed {
-            *self.failed.entry(*class).or_default() += count;
+            add(self.failed.entry(*class).or_default(), *count);
         }
-        self.mended_by_retry += other.mended_by_retry;
-        self.over_one_second += other.over_one_second;
+        add(&mut self.mended_by_retry, other.mended_by_retry);
+        add(&mut self.over_one_second, other.over_one_second);
     }
 }
 

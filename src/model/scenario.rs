@@ -69,6 +69,8 @@ pub enum Figure {
     OnlineShare,
     /// Seconds from the start command to every service ready.
     ReadySeconds,
+    /// Requests with an outcome.
+    Requests,
     /// Failed requests, first tries.
     Errors,
     /// Failed requests, also after one idempotent retry.
@@ -95,9 +97,10 @@ pub enum Figure {
 
 impl Figure {
     /// Every figure.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::OnlineShare,
         Self::ReadySeconds,
+        Self::Requests,
         Self::Errors,
         Self::ErrorsAfterRetry,
         Self::ErrorRate,
@@ -116,6 +119,7 @@ impl Figure {
         match self {
             Self::OnlineShare => "online_share",
             Self::ReadySeconds => "ready_seconds",
+            Self::Requests => "requests",
             Self::Errors => "errors",
             Self::ErrorsAfterRetry => "errors_after_retry",
             Self::ErrorRate => "error_rate",

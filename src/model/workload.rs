@@ -62,6 +62,11 @@ impl Service {
     pub fn instances(&self) -> u32 {
         self.app.as_ref().map_or(1, |app| app.instances.max(1))
     }
+
+    /// The number of instances on whichever runtime has the most of them: each may need a port.
+    pub fn most_instances(&self) -> u32 {
+        self.instances().max(self.compose.as_ref().map_or(1, |compose| compose.replicas))
+    }
 }
 
 /// The HTTP face of a service.
@@ -143,6 +148,8 @@ pub struct App {
 pub struct ComposeService {
     /// Its name in the compose file.
     pub name: String,
+    /// `deploy.replicas` or `scale` where it is a plain number, else 1.
+    pub replicas: u32,
 }
 
 /// Where an instance of a service answers.

@@ -3,10 +3,17 @@
 //! Deliberately absent: any measuring, any judgement, any deciding of when. A runtime starts, tells and ends.
 //!
 //! Everything a runtime starts can be found again from its [`Sandbox`] alone, so that a `kill -9` of qbench
-//! leaves nothing that [`sandbox::clean`] cannot clear.
+//! leaves nothing that [`cleanup`] cannot clear.
 
+pub mod bare;
+pub mod builtin;
+pub mod cleanup;
+mod command;
+pub mod docker;
 pub mod environment;
 pub mod error;
+mod log_tail;
+pub mod pm2;
 pub mod ports;
 pub mod sandbox;
 
@@ -48,6 +55,9 @@ pub trait Runtime: Send {
     /// Which of the four.
     fn kind(&self) -> RuntimeKind;
 
+    /// What it runs and where.
+    fn arm(&self) -> &Arm;
+
     /// Is it here, which version, by which path. Starts nothing.
     ///
     /// # Errors
@@ -71,6 +81,11 @@ pub trait Runtime: Send {
 
     /// Changes the number of instances of one service.
     async fn scale(&mut self, service: &str, instances: u32) -> Result<(), RuntimeError>;
+
+    /// How many instances there are when all is well, all services together. Docker has its own idea of it.
+    fn declared_instances(&self) -> usize {
+        self.arm().workload.services.iter().map(|service| service.instances() as usize).sum()
+    }
 
     /// Every instance as the runtime reports it.
     async fn status(&mut self) -> Result<Vec<InstanceStatus>, RuntimeError>;

@@ -12,6 +12,9 @@ use crate::model::workload::Workload;
 const FIRST_FREE: u16 = 20_000;
 const LAST_FREE: u16 = 32_000;
 
+/// Left after each service, so that scaling it up does not take the next one's port.
+const ROOM_TO_SCALE: u16 = 8;
+
 /// Hands out ports, each once.
 #[derive(Debug)]
 pub struct PortAllocator {
@@ -35,8 +38,11 @@ impl PortAllocator {
     pub fn for_arm(&mut self, workload: &Workload) -> Result<BTreeMap<String, u16>, RuntimeError> {
         let mut ports = BTreeMap::new();
         for service in workload.services.iter().filter(|service| service.http.is_some()) {
-            let count = service.instances().min(256) as u16;
+            let count = service.most_instances().min(256) as u16;
             ports.insert(service.name.clone(), self.take(count, &service.name)?);
+            if !self.fixed {
+                self.next = self.next.saturating_add(ROOM_TO_SCALE);
+            }
         }
         Ok(ports)
     }

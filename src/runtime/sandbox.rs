@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -114,6 +114,13 @@ impl Sandbox {
     pub fn deploy(&self, release: &str) -> Result<(), RuntimeError> {
         let next = self.release_dir().join("RELEASE.next");
         write(&next, release.as_bytes())?;
+        // A container's user is another one; nothing in it is a secret.
+        let readable = fs::set_permissions(&next, fs::Permissions::from_mode(0o644));
+        readable.map_err(|source| RuntimeError::File {
+            action: "open to all readers",
+            path: next.clone(),
+            source,
+        })?;
         fs::rename(&next, self.release_file()).map_err(|source| RuntimeError::File {
             action: "replace",
             path: self.release_file(),

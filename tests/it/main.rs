@@ -1,1 +1,11 @@
 //! The integration tests, one file a subject.
+//!
+//! Those under `whole` need a real engine. Without it they say so and return, unless `QBENCH_TEST_REQUIRE` names the
+//! engine: then its absence is a failure.
+
+mod bad_input;
+mod main_job;
+mod rooms;
+mod schema;
+mod stored_records;
+mod support;

@@ -1,0 +1,149 @@
+//! What `collect`, `validate` and `parity` share: the configuration, the overrides, the context of a session.
+
+use std::{
+    hash::{BuildHasher as _, Hasher as _},
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{CliError, interrupt, tell};
+use crate::{
+    config::{self, Config},
+    model::{settings::LoadSettings, target::Target, units::parse_duration},
+    report::progress,
+    runtime::cleanup,
+    session::Context,
+};
+
+/// The workload to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct WorkloadArgs {
+    /// The description of the workload
+    #[arg(short, long, value_name = "FILE", default_value = "qbench.toml")]
+    pub(super) config: PathBuf,
+}
+
+/// How hard and how long; each stands over the configuration's own value.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct LoadArgs {
+    /// Restarted, interleaved rounds; an interval of 95% needs at least 6
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    epochs: Option<u32>,
+    /// The measured window of an epoch, shared by its arms: 20s, 1m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    window: Option<Duration>,
+    /// Requests per second, open loop
+    #[arg(long, value_name = "N", value_parser = rate)]
+    rate: Option<f64>,
+    /// Six epochs of six seconds: a first look in under two minutes
+    #[arg(long)]
+    quick: bool,
+    /// The seed of the random orders
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+impl LoadArgs {
+    /// The settings in force.
+    fn over(&self, load: LoadSettings) -> Result<LoadSettings, CliError> {
+        let quick = self.quick.then_some((6, Duration::from_secs(6), Duration::from_secs(1)));
+        let settings = LoadSettings {
+            epochs: self.epochs.or(quick.map(|(epochs, _, _)| epochs)).unwrap_or(load.epochs),
+            window: self.window.or(quick.map(|(_, window, _)| window)).unwrap_or(load.window),
+            warmup: quick.map_or(load.warmup, |(_, _, warmup)| warmup),
+            rate_per_second: self.rate.unwrap_or(load.rate_per_second),
+            ..load
+        };
+        if settings.window < settings.slot * 3 {
+            return Err(CliError::usage(
+                "the window has no room for a slot of each of three arms",
+                format!("make it at least {:?}, or the slot shorter in the configuration", settings.slot * 3),
+            ));
+        }
+        Ok(settings)
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed.unwrap_or_else(random)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_secs(3600);
+    parse_duration(text)
+        .filter(|duration| !duration.is_zero() && *duration <= longest)
+        .ok_or_else(|| "not a time up to 1h with its unit, such as 500ms, 20s or 1m".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| *rate > 0.0 && *rate <= 1e6);
+    rate.ok_or_else(|| "not a number of requests per second above 0 and up to 1000000".to_owned())
+}
+
+/// A configuration read and a session ready to begin.
+pub(super) struct Prepared {
+    pub(super) config: Config,
+    pub(super) context: Context,
+}
+
+/// Reads the configuration, clears what a killed run left, and makes the session's context.
+pub(super) async fn prepare(workload: &WorkloadArgs, load: Option<&LoadArgs>) -> Result<Prepared, CliError> {
+    let own_executable = own_executable()?;
+    let config = config::load(&workload.config, &own_executable)?;
+    for note in &config.notes {
+        tell(&format!("note: {note}"));
+    }
+    let settings = load.map_or(Ok(config.load), |load| load.over(config.load))?;
+    for cleared in cleanup::clear_orphans().await? {
+        tell(&format!("note: cleared what a killed run had left: {cleared}"));
+    }
+    let context = Context {
+        workload: Arc::new(config.workload.clone()),
+        requests_digest: config.requests_digest.clone(),
+        load: settings,
+        thresholds: config.thresholds,
+        own_executable,
+        stop: interrupt::watch()?,
+        events: progress::sink(std::io::stderr().is_terminal()),
+    };
+    Ok(Prepared { config, context })
+}
+
+/// The target of that name.
+pub(super) fn target(config: &Config, name: &str) -> Result<Target, CliError> {
+    config.target(name).ok_or_else(|| {
+        let mut names: Vec<&str> = config.targets.iter().map(|target| target.name.as_str()).collect();
+        names.extend(["bare", "builtin", "pm2", "docker"]);
+        names.sort_unstable();
+        names.dedup();
+        CliError::usage(format!("unknown target `{name}`"), format!("known: {}", names.join(", ")))
+    })
+}
+
+/// This program's own file, for the demo workload and the supervisor.
+pub(super) fn own_executable() -> Result<PathBuf, CliError> {
+    std::env::current_exe()
+        .map_err(|e| CliError::environment(format!("cannot find the program's own file: {e}")))
+}
+
+/// A new session's identifier and start: `20261123T231433Z-1a2b` and RFC 3339.
+pub(super) fn new_session() -> (String, String) {
+    let now = jiff::Timestamp::now();
+    let started_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    (format!("{}-{:04x}", now.strftime("%Y%m%dT%H%M%SZ"), random() & 0xffff), started_at)
+}
+
+/// Random enough to tell sessions apart: the standard library keys its hash maps from the system's randomness.
+fn random() -> u64 {
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// The name of a file in a session's report folder.
+pub(super) fn report_path(reports: &Path, session: &str, file: &str) -> PathBuf {
+    reports.join(session).join(file)
+}

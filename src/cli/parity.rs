@@ -1,0 +1,129 @@
+//! `qbench parity`.
+
+use std::path::PathBuf;
+
+use super::{CliError, ExitCode, Folders, Format, measure, tell};
+use crate::{
+    config,
+    model::{
+        scenario::Scenario,
+        target::{RuntimeKind, Target},
+    },
+    report::{self, Outcome, ParityRow},
+    runtime::RuntimeError,
+    session::{self, SessionError},
+    store,
+};
+
+/// Run the parity scenarios on targets, and show which meets which expectation
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The targets; by default all four runtimes that are usable here
+    targets: Vec<String>,
+    /// Only the scenario of this name; may be given several times
+    #[arg(long = "scenario", value_name = "NAME")]
+    scenarios: Vec<String>,
+    /// Read the scenarios from a folder instead of the shipped ones
+    #[arg(long, value_name = "DIR")]
+    scenario_dir: Option<PathBuf>,
+    /// Repetitions of each scenario, over the scenario's own number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: Option<u32>,
+    #[command(flatten)]
+    workload: measure::WorkloadArgs,
+    #[command(flatten)]
+    folders: Folders,
+    /// How the table is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
+    let scenarios = chosen(args)?;
+    let prepared = measure::prepare(&args.workload, None).await?;
+    let targets = if args.targets.is_empty() {
+        RuntimeKind::ALL.into_iter().filter_map(|kind| prepared.config.target(kind.name())).collect()
+    } else {
+        args.targets
+            .iter()
+            .map(|name| measure::target(&prepared.config, name))
+            .collect::<Result<Vec<Target>, _>>()?
+    };
+    let mut rows = Vec::new();
+    for target in &targets {
+        for scenario in &scenarios {
+            let (id, _) = measure::new_session();
+            match session::run_scenario(&prepared.context, id, scenario, target).await {
+                Ok((identity, outcome)) => rows.push(ParityRow {
+                    scenario: scenario.name.clone(),
+                    target: identity,
+                    outcome,
+                    expectations: scenario.expect.clone(),
+                }),
+                // Nobody asked for this runtime by name: that it is not here is worth a line, not a failure.
+                Err(SessionError::Runtime {
+                    source: RuntimeError::Missing { runtime, reason, .. }, ..
+                }) if args.targets.is_empty() => {
+                    tell(&format!("note: left out {runtime}: {reason}"));
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    print(&rows, args.format)?;
+    let (session, _) = measure::new_session();
+    let path = measure::report_path(&args.folders.reports, &session, "parity.md");
+    let mut markdown = Vec::new();
+    report::markdown::parity(&rows, &mut markdown)?;
+    store::write_atomically(&path, &markdown)?;
+    tell(&format!("report: {}", path.display()));
+    Ok(exit_code(&rows))
+}
+
+fn print(rows: &[ParityRow], format: Format) -> Result<(), CliError> {
+    let mut stdout = std::io::stdout().lock();
+    match format {
+        Format::Table => report::table::parity(rows, &mut stdout, super::wants_colour())?,
+        Format::Json => report::json::parity(rows, &mut stdout)?,
+        Format::Md => report::markdown::parity(rows, &mut stdout)?,
+    }
+    Ok(())
+}
+
+fn chosen(args: &Args) -> Result<Vec<Scenario>, CliError> {
+    let mut all = match &args.scenario_dir {
+        Some(folder) => config::scenario::load_dir(folder)?,
+        None => config::scenario::shipped(),
+    };
+    for wanted in &args.scenarios {
+        if !all.iter().any(|scenario| scenario.name == *wanted) {
+            let names: Vec<&str> = all.iter().map(|scenario| scenario.name.as_str()).collect();
+            return Err(CliError::usage(
+                format!("unknown scenario `{wanted}`"),
+                format!("known: {}", names.join(", ")),
+            ));
+        }
+    }
+    if !args.scenarios.is_empty() {
+        all.retain(|scenario| args.scenarios.contains(&scenario.name));
+    }
+    if let Some(repeat) = args.repeat {
+        for scenario in &mut all {
+            scenario.repeat = repeat;
+        }
+    }
+    Ok(all)
+}
+
+/// Anything that did not meet its expectations is a failure; what a runtime cannot do is at best inconclusive.
+fn exit_code(rows: &[ParityRow]) -> ExitCode {
+    let any = |wanted: &[Outcome]| rows.iter().any(|row| wanted.contains(&row.verdict()));
+    if any(&[Outcome::Fail, Outcome::Broken]) {
+        ExitCode::Fail
+    } else if rows.is_empty() || any(&[Outcome::Unsupported]) {
+        ExitCode::Inconclusive
+    } else {
+        ExitCode::Pass
+    }
+}

@@ -1,0 +1,114 @@
+//! Reads what the user wrote: `qbench.toml`, scenario files, ecosystem files and compose files, into the model.
+//!
+//! First a file is parsed, then it is resolved: every file it names is read, every default filled in, every program
+//! found. What does not fit is an error with its place, a caret and a remedy.
+//!
+//! Deliberately absent: starting anything but Node, which alone can say what an `ecosystem.config.js` exports; and
+//! any printing. No error or note carries the value of an environment variable, of a header or of a body.
+
+pub mod init;
+pub mod scenario;
+
+mod app;
+mod app_keys;
+mod app_program;
+mod app_values;
+mod compose;
+mod digest;
+mod document;
+mod ecosystem;
+mod error;
+mod javascript;
+mod names;
+mod programs;
+mod requests;
+mod settings;
+mod source;
+mod spelling;
+mod workload;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub use error::ConfigError;
+
+use crate::model::{
+    settings::{LoadSettings, Thresholds},
+    target::Target,
+    workload::Workload,
+};
+
+/// A `qbench.toml`, resolved.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file, as it was given.
+    pub path: PathBuf,
+    /// The workload.
+    pub workload: Workload,
+    /// The targets it declares, in its order; the four runtimes are targets without being declared.
+    pub targets: Vec<Target>,
+    /// How hard and how long.
+    pub load: LoadSettings,
+    /// How strictly.
+    pub thresholds: Thresholds,
+    /// SHA-256 (hex) over the requests of all services.
+    pub requests_digest: String,
+    /// What the user should know and that stops nothing.
+    pub notes: Vec<String>,
+}
+
+impl Config {
+    /// The target of that name: a declared one, else the runtime of that name with default options.
+    pub fn target(&self, name: &str) -> Option<Target> {
+        let declared = self.targets.iter().find(|target| target.name == name).cloned();
+        declared.or_else(|| name.parse().ok().map(Target::of))
+    }
+}
+
+/// Keys of the file as a whole.
+const ROOT_KEYS: [&str; 5] = ["workload", "service", "load", "thresholds", "target"];
+
+/// Reads a `qbench.toml` and every file it names. `own_executable` is what an app's script `qbench` means.
+///
+/// # Errors
+/// [`ConfigError`] at the first thing that does not fit.
+pub fn load(path: &Path, own_executable: &Path) -> Result<Config, ConfigError> {
+    let source = source::Source::read(path).map_err(|error| match path.try_exists() {
+        Ok(false) => error.help("`qbench init` writes one that fits the files it finds"),
+        _ => error,
+    })?;
+    let document = document::Document::parse(&source, &known_words())?;
+    let root = document.root(&ROOT_KEYS)?;
+    let load_section = root.optional("load", |field| field.section(&settings::LOAD_KEYS))?;
+    let load = settings::load(load_section.as_ref())?;
+    let thresholds_section = root.optional("thresholds", |field| field.section(&settings::THRESHOLD_KEYS))?;
+    let thresholds = settings::thresholds(thresholds_section.as_ref())?;
+    let targets = settings::targets(root.field("target").as_ref())?;
+    let mut notes = Vec::new();
+    let workload = workload::read(&root, own_executable, &mut notes)?;
+    Ok(Config {
+        path: path.to_owned(),
+        requests_digest: requests::digest(&workload.services),
+        workload,
+        targets,
+        load,
+        thresholds,
+        notes,
+    })
+}
+
+/// What may be shown of a line that cannot be parsed: the keys qbench knows, but for those of secrets.
+fn known_words() -> Vec<&'static str> {
+    ROOT_KEYS
+        .into_iter()
+        .chain(workload::WORKLOAD_KEYS)
+        .chain(workload::SERVICE_KEYS)
+        .chain(requests::REQUEST_KEYS)
+        .chain(settings::LOAD_KEYS)
+        .chain(settings::THRESHOLD_KEYS)
+        .chain(settings::TARGET_KEYS)
+        .filter(|key| !matches!(*key, "env" | "headers"))
+        .collect()
+}

@@ -1,0 +1,34 @@
+//! Comparisons, records and parity runs for people and for programs.
+//!
+//! Three formats with the same content: [`table`] for a terminal, [`markdown`] for a document, [`json`] for a
+//! program. Each function writes through `impl Write`; what is printed first is always what really ran. A verdict
+//! never appears without the grade of its evidence, and failed requests never without the number they were
+//! counted among. [`progress`] is the exception that writes to stderr while a session runs.
+//!
+//! Deliberately absent: measuring, judging, files, and the choice of streams.
+
+pub mod json;
+pub mod markdown;
+mod parity;
+pub mod progress;
+mod rows;
+pub mod table;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::ffi::OsStr;
+
+pub use parity::{Outcome, ParityRow};
+
+/// Whether to colour a stream: only a terminal, and not when `NO_COLOR` holds anything (<https://no-color.org>).
+///
+/// ```
+/// # use qbench::report::wants_colour;
+/// assert!(wants_colour(true, None));
+/// assert!(!wants_colour(true, Some("1".as_ref())));
+/// assert!(!wants_colour(false, None));
+/// ```
+pub fn wants_colour(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}

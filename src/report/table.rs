@@ -1,0 +1,97 @@
+//! Tables for a terminal. Everything can be read without colour.
+
+use std::io;
+
+use comfy_table::{Cell, Color, Table, presets::UTF8_FULL_CONDENSED};
+
+use super::{
+    ParityRow,
+    rows::{self, Mood},
+};
+use crate::model::{record::Record, verdict::Comparison};
+
+/// Writes a comparison.
+///
+/// # Errors
+/// When the stream cannot be written to.
+pub fn comparison(comparison: &Comparison, out: &mut dyn io::Write, colour: bool) -> io::Result<()> {
+    heading(&rows::comparison_heading(comparison), out)?;
+    if !comparison.metrics.is_empty() {
+        let mut table = table(rows::comparison_header(comparison), colour);
+        for metric in &comparison.metrics {
+            table.add_row(with_verdict(rows::metric(metric, rows::is_paired(comparison))));
+        }
+        writeln!(out, "{table}")?;
+    }
+    writeln!(out, "{}", painted(&rows::overall(comparison), comparison.verdict.word(), colour))?;
+    for remark in rows::remarks(comparison) {
+        writeln!(out, "  - {remark}")?;
+    }
+    Ok(())
+}
+
+/// Writes how scenarios went on each target.
+///
+/// # Errors
+/// When the stream cannot be written to.
+pub fn parity(rows: &[ParityRow], out: &mut dyn io::Write, colour: bool) -> io::Result<()> {
+    for identity in rows::identities(rows) {
+        writeln!(out, "{identity}")?;
+    }
+    let mut table = table(rows::PARITY_HEADER.map(str::to_owned).into(), colour);
+    for row in rows {
+        table.add_row(with_verdict(rows::parity(row).into_iter().map(|lines| lines.join("\n")).collect()));
+    }
+    writeln!(out, "{table}")
+}
+
+/// Writes a record's own figures, arm by arm.
+///
+/// # Errors
+/// When the stream cannot be written to.
+pub fn record(record: &Record, out: &mut dyn io::Write) -> io::Result<()> {
+    heading(&rows::record_heading(record), out)?;
+    let (header, lines) = rows::record(record);
+    let mut table = table(header, false);
+    table.add_rows(lines);
+    writeln!(out, "{table}")
+}
+
+fn heading(lines: &[(&str, String)], out: &mut dyn io::Write) -> io::Result<()> {
+    lines.iter().try_for_each(|(name, text)| writeln!(out, "{name:<10} {text}"))
+}
+
+fn table(header: Vec<String>, colour: bool) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header).force_no_tty();
+    if colour {
+        table.enforce_styling();
+    }
+    table
+}
+
+/// The last cell is a verdict.
+fn with_verdict(mut cells: Vec<String>) -> Vec<Cell> {
+    let verdict = cells.pop().unwrap_or_default();
+    let colour = match rows::mood(&verdict) {
+        Mood::Good => Color::Green,
+        Mood::Bad => Color::Red,
+        Mood::Open => Color::Yellow,
+    };
+    let mut cells: Vec<Cell> = cells.into_iter().map(Cell::new_owned).collect();
+    cells.push(Cell::new_owned(verdict).fg(colour));
+    cells
+}
+
+/// A line in the colour of its verdict (ECMA-48, SGR 32, 31 and 33).
+fn painted(line: &str, verdict: &str, colour: bool) -> String {
+    if !colour {
+        return line.to_owned();
+    }
+    let code = match rows::mood(verdict) {
+        Mood::Good => 32,
+        Mood::Bad => 31,
+        Mood::Open => 33,
+    };
+    format!("\u{1b}[{code}m{line}\u{1b}[0m")
+}

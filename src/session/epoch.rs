@@ -1,0 +1,156 @@
+//! One epoch: every arm started anew, a warm-up, one window of interleaved slots, every arm ended.
+
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, time::Duration};
+
+use super::{Arms, Context, Plan, SessionError, plan::PlannedEpoch};
+use crate::{
+    load::{self, Lane, Route, Slot},
+    model::{
+        event::Event,
+        measurement::{ArmUsage, LaneMeasurement},
+        record::{ArmEpoch, Conditions, Epoch, LatencySummary},
+        units::format_duration,
+        workload::{Endpoint, Workload},
+    },
+    probe,
+};
+
+/// What an epoch came to, for all arms of the session.
+pub(super) struct Measured {
+    index: u32,
+    order: Vec<String>,
+    conditions: Conditions,
+    arms: Vec<ArmEpoch>,
+}
+
+impl Measured {
+    /// The part that belongs to one record.
+    pub(super) fn for_record(&self, plan: &Plan, record: usize) -> Epoch {
+        let own = plan.arms.iter().zip(&self.arms).filter(|(arm, _)| arm.record == record);
+        Epoch {
+            index: self.index,
+            order: self.order.clone(),
+            conditions: self.conditions.clone(),
+            arms: own.map(|(arm, measured)| (arm.role, measured.clone())).collect(),
+        }
+    }
+
+    /// One line for people: each arm's median and errors.
+    pub(super) fn summary(&self, plan: &Plan) -> String {
+        let mut line = String::new();
+        for (arm, measured) in plan.arms.iter().zip(&self.arms) {
+            let p50 = measured
+                .latency
+                .p50_s
+                .map_or("unknown".to_owned(), |s| format_duration(Duration::from_secs_f64(s)));
+            let separator = if line.is_empty() { "" } else { ", " };
+            let _ = write!(line, "{separator}{} p50 {p50}", arm.name);
+            if measured.requests.failures() > 0 {
+                let _ = write!(line, " ({} failed)", measured.requests.failures());
+            }
+        }
+        line
+    }
+}
+
+/// Runs one epoch. On an error the arms may still run; the caller tears them down.
+///
+/// # Errors
+/// When an arm fails, or the load cannot be sent.
+pub(super) async fn run(
+    context: &Context,
+    plan: &Plan,
+    planned: &PlannedEpoch,
+    arms: &mut Arms,
+) -> Result<Measured, SessionError> {
+    let mut start_to_ready = vec![Duration::ZERO; plan.arms.len()];
+    for index in &planned.start_order {
+        start_to_ready[*index] = arms.start(*index, planned.index).await?;
+    }
+    let lanes = lanes(context, arms, plan.arms.len());
+    if !planned.warmup.is_empty() {
+        send(context, &planned.warmup, &lanes).await?;
+    }
+    context.tell(Event::WindowStarted { epoch: planned.index, window: context.load.window });
+    let window = probe::host::Window::begin();
+    let before = read_all(arms, plan.arms.len()).await?;
+    let measured = send(context, &planned.window, &lanes).await?;
+    let after = read_all(arms, plan.arms.len()).await?;
+    let conditions = window.end();
+    arms.stop_all().await?;
+    let usage = after.into_iter().zip(before).map(|(after, before)| after.since(before));
+    let arms = measured
+        .iter()
+        .zip(usage)
+        .zip(start_to_ready)
+        .map(|((lane, usage), ready)| arm_epoch(lane, usage, ready));
+    Ok(Measured {
+        index: planned.index,
+        order: planned.start_order.iter().map(|arm| plan.arms[*arm].name.clone()).collect(),
+        conditions,
+        arms: arms.collect(),
+    })
+}
+
+fn lanes(context: &Context, arms: &mut Arms, count: usize) -> Vec<Lane> {
+    (0..count)
+        .map(|index| {
+            let (arm, runtime) = arms.arm_and_runtime(index);
+            Lane { name: arm.name.clone(), routes: routes(&context.workload, &runtime.endpoints()) }
+        })
+        .collect()
+}
+
+/// The services that take load, with the addresses of their instances.
+pub(super) fn routes(workload: &Workload, endpoints: &[Endpoint]) -> Vec<Route> {
+    let mut addresses: BTreeMap<&str, Vec<SocketAddr>> = BTreeMap::new();
+    for endpoint in endpoints {
+        addresses.entry(&endpoint.service).or_default().push(endpoint.address);
+    }
+    let loaded = workload.services.iter().filter_map(|service| {
+        let http = service.http.as_ref().filter(|http| !http.requests.is_empty())?;
+        let addresses = addresses.remove(service.name.as_str())?;
+        Some(Route { addresses, requests: http.requests.clone() })
+    });
+    loaded.collect()
+}
+
+async fn send(
+    context: &Context,
+    slots: &[Slot],
+    lanes: &[Lane],
+) -> Result<Vec<LaneMeasurement>, SessionError> {
+    let load = &context.load;
+    let plan = load::Plan {
+        rate_per_second: load.rate_per_second,
+        slots: slots.to_vec(),
+        connections: load.connections,
+        connection_use: load.connection_use,
+        timeout: load.timeout,
+        keep_samples: false,
+    };
+    Ok(load::run(plan, lanes.to_vec(), context.stop.clone()).await?.lanes)
+}
+
+async fn read_all(arms: &mut Arms, count: usize) -> Result<Vec<ArmUsage>, SessionError> {
+    let mut usage = Vec::with_capacity(count);
+    for index in 0..count {
+        let (arm, runtime) = arms.arm_and_runtime(index);
+        let name = arm.name.clone();
+        usage.push(probe::read(&runtime.processes().await.map_err(SessionError::runtime(&name))?));
+    }
+    Ok(usage)
+}
+
+fn arm_epoch(lane: &LaneMeasurement, usage: ArmUsage, start_to_ready: Duration) -> ArmEpoch {
+    ArmEpoch {
+        start_to_ready_s: start_to_ready.as_secs_f64(),
+        latency: LatencySummary::of(&lane.latency),
+        requests: lane.counts.clone(),
+        longest_gap_s: lane.longest_gap.as_secs_f64(),
+        send_lag_p99_s: lane.lag.quantile(0.99).map(|lag| lag.as_secs_f64()),
+        service: usage.service,
+        overhead_fixed: usage.overhead_fixed,
+        overhead_per_instance: usage.overhead_per_instance,
+    }
+}

@@ -1,0 +1,173 @@
+//! Measuring: epochs of interleaved arms, and scenarios.
+//!
+//! The session owns the clock and the order of things. It tells what happens through one event sink, hands each
+//! finished record to one save function, and ends everything it started, however it ends.
+//!
+//! Deliberately absent: files and formats (the caller saves), judgement, and any choice of streams.
+
+mod arms;
+mod epoch;
+pub mod error;
+pub mod plan;
+mod ready;
+mod scenario;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+pub use arms::{Arms, Resolved, resolve};
+pub use error::SessionError;
+pub use plan::{Plan, PlannedArm};
+pub use scenario::run as run_scenario;
+
+use crate::{
+    model::{
+        event::Event,
+        record::{Format, LoadIdentity, Record, Session, WorkloadIdentity},
+        settings::{LoadSettings, Thresholds},
+        workload::Workload,
+    },
+    probe,
+};
+
+/// What every session needs, whatever it measures.
+#[derive(Clone)]
+pub struct Context {
+    /// The workload.
+    pub workload: Arc<Workload>,
+    /// SHA-256 of the requests of the load.
+    pub requests_digest: String,
+    /// How hard and how long.
+    pub load: LoadSettings,
+    /// Stored with the records.
+    pub thresholds: Thresholds,
+    /// The program that can be started as `… supervise`: this one.
+    pub own_executable: std::path::PathBuf,
+    /// Turns true when the user wants to end.
+    pub stop: watch::Receiver<bool>,
+    /// Receives what happens.
+    pub events: Arc<dyn Fn(Event) + Send + Sync>,
+}
+
+impl Context {
+    fn tell(&self, event: Event) {
+        (self.events)(event);
+    }
+
+    /// Resolves when the user wants to end.
+    async fn interrupted(&self) {
+        let mut stop = self.stop.clone();
+        // An error means that nobody is left who could ask for the end.
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Saves a record, given with its index in [`Plan::records`]; called after every epoch.
+pub type Save<'a> = dyn FnMut(usize, &Record) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
+
+/// Runs the epochs of a plan; gives back the records, one per measured target.
+///
+/// # Errors
+/// What stopped the session. Whole epochs measured before that have been saved. On an interrupt this is
+/// [`SessionError::Interrupted`].
+pub async fn run_epochs(
+    context: &Context,
+    plan: &Plan,
+    save: &mut Save<'_>,
+) -> Result<Vec<Record>, SessionError> {
+    let mut arms = Arms::set_up(context, plan)?;
+    let measured = tokio::select! {
+        biased;
+        () = context.interrupted() => Err(SessionError::Interrupted),
+        measured = epochs(context, plan, &mut arms, save) => measured,
+    };
+    if matches!(measured, Err(SessionError::Interrupted)) {
+        context.tell(Event::Interrupted);
+    }
+    let ended = arms.tear_down().await;
+    context.tell(Event::SessionFinished);
+    let records = measured?;
+    ended?;
+    Ok(records)
+}
+
+async fn epochs(
+    context: &Context,
+    plan: &Plan,
+    arms: &mut Arms,
+    save: &mut Save<'_>,
+) -> Result<Vec<Record>, SessionError> {
+    arms.prepare().await?;
+    let mut records = new_records(context, plan, arms);
+    context.tell(Event::SessionStarted {
+        session: plan.id.clone(),
+        identities: arms.identities().into_iter().map(|identity| identity.describe()).collect(),
+        epochs: plan.epochs.len() as u32,
+        epoch_estimate: estimate(context, plan),
+    });
+    for planned in &plan.epochs {
+        let begun = std::time::Instant::now();
+        let measured = epoch::run(context, plan, planned, arms).await?;
+        let last = planned.index as usize + 1 == plan.epochs.len();
+        for (index, record) in records.iter_mut().enumerate() {
+            record.epochs.push(measured.for_record(plan, index));
+            record.session.complete = last;
+            save(index, record).map_err(SessionError::Save)?;
+        }
+        context.tell(Event::EpochFinished {
+            epoch: planned.index,
+            took: begun.elapsed(),
+            summary: measured.summary(plan),
+        });
+    }
+    Ok(records)
+}
+
+fn new_records(context: &Context, plan: &Plan, arms: &Arms) -> Vec<Record> {
+    let host = probe::host::fingerprint();
+    let record = |(index, name): (usize, &String)| Record {
+        format: Format::current(),
+        qbench_version: env!("CARGO_PKG_VERSION").to_owned(),
+        session: Session {
+            id: plan.id.clone(),
+            started_at: plan.started_at.clone(),
+            seed: plan.seed,
+            planned_epochs: plan.epochs.len() as u32,
+            complete: false,
+        },
+        target: arms.identity_of_target(plan, index, name),
+        arms: arms.identities_of_record(plan, index),
+        workload: WorkloadIdentity {
+            name: context.workload.name.clone(),
+            files: context.workload.digests.clone(),
+            services: context.workload.services.iter().map(|service| service.name.clone()).collect(),
+        },
+        host: host.clone(),
+        load: load_identity(context),
+        thresholds: context.thresholds,
+        epochs: Vec::new(),
+    };
+    plan.records.iter().enumerate().map(record).collect()
+}
+
+fn load_identity(context: &Context) -> LoadIdentity {
+    let load = &context.load;
+    LoadIdentity {
+        rate_per_second: load.rate_per_second,
+        window_s: load.window.as_secs_f64(),
+        slot_s: load.slot.as_secs_f64(),
+        warmup_s: load.warmup.as_secs_f64(),
+        connections: load.connections,
+        connection_use: load.connection_use,
+        timeout_s: load.timeout.as_secs_f64(),
+        requests_digest: context.requests_digest.clone(),
+    }
+}
+
+/// A first guess, before any epoch has been timed: a start and a stop take about two seconds an arm.
+fn estimate(context: &Context, plan: &Plan) -> Duration {
+    context.load.window + context.load.warmup + Duration::from_secs(2) * plan.arms.len() as u32
+}

@@ -1,0 +1,260 @@
+//! What a session will do, decided before it starts and printable: which arms, in which order, in which slots.
+//!
+//! Pure. The random orders come from a seed that the record keeps, so that a session can be laid out again.
+
+use std::fmt::Write as _;
+
+use crate::{
+    load::Slot,
+    model::{record::ArmRole, settings::LoadSettings, target::Target, units::format_duration},
+};
+
+/// The whole session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The session's identifier: its start in UTC and four random hex digits, `20261123T231433Z-1a2b`.
+    pub id: String,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// The seed of every order below.
+    pub seed: u64,
+    /// The names of the targets measured: one record each.
+    pub records: Vec<String>,
+    /// The arms.
+    pub arms: Vec<PlannedArm>,
+    /// The epochs.
+    pub epochs: Vec<PlannedEpoch>,
+}
+
+/// One arm and what its figures are for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedArm {
+    /// Unique in the session.
+    pub name: String,
+    /// What it runs on.
+    pub target: Target,
+    /// Which record its figures go into: an index into [`Plan::records`].
+    pub record: usize,
+    /// As what.
+    pub role: ArmRole,
+}
+
+/// One epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedEpoch {
+    /// From 0.
+    pub index: u32,
+    /// The order in which the arms are started: indices into [`Plan::arms`].
+    pub start_order: Vec<usize>,
+    /// The slots of the warm-up.
+    pub warmup: Vec<Slot>,
+    /// The slots of the window.
+    pub window: Vec<Slot>,
+}
+
+impl Plan {
+    /// The plan of `collect`: the target between two controls.
+    pub fn collect(
+        id: String,
+        started_at: String,
+        seed: u64,
+        target: &Target,
+        control: &Target,
+        load: &LoadSettings,
+    ) -> Self {
+        let records = vec![target.name.clone()];
+        let arm = |name: &str, target: &Target, role| PlannedArm {
+            name: name.to_owned(),
+            target: target.clone(),
+            record: 0,
+            role,
+        };
+        let arms = vec![
+            arm("control-1", control, ArmRole::Control),
+            arm(&target.name, target, ArmRole::Target),
+            arm("control-2", control, ArmRole::ControlAgain),
+        ];
+        Self::lay_out(id, started_at, seed, records, arms, load)
+    }
+
+    /// The plan of `validate`: the baseline twice, the candidate once.
+    pub fn validate(
+        id: String,
+        started_at: String,
+        seed: u64,
+        baseline: &Target,
+        candidate: &Target,
+        load: &LoadSettings,
+    ) -> Self {
+        let records = vec![baseline.name.clone(), candidate.name.clone()];
+        let arm = |suffix: &str, target: &Target, record, role| PlannedArm {
+            name: format!("{}{suffix}", target.name),
+            target: target.clone(),
+            record,
+            role,
+        };
+        // Named by their part as well: baseline and candidate may be the same target.
+        let arms = vec![
+            arm("-a1", baseline, 0, ArmRole::Target),
+            arm("-b", candidate, 1, ArmRole::Target),
+            arm("-a2", baseline, 0, ArmRole::TargetAgain),
+        ];
+        Self::lay_out(id, started_at, seed, records, arms, load)
+    }
+
+    fn lay_out(
+        id: String,
+        started_at: String,
+        seed: u64,
+        records: Vec<String>,
+        arms: Vec<PlannedArm>,
+        load: &LoadSettings,
+    ) -> Self {
+        let mut random = SplitMix64(seed);
+        let epochs = (0..load.epochs)
+            .map(|index| PlannedEpoch {
+                index,
+                start_order: random.permutation(arms.len()),
+                warmup: slots(&mut random, arms.len(), load.warmup, load.slot),
+                window: slots(&mut random, arms.len(), load.window, load.slot),
+            })
+            .collect();
+        Self { id, started_at, seed, records, arms, epochs }
+    }
+
+    /// For `--dry-run`.
+    pub fn describe(&self, load: &LoadSettings) -> String {
+        let mut text = format!("session {} (seed {})\n", self.id, self.seed);
+        let _ = writeln!(
+            text,
+            "{} epochs; in each, {} arms start anew and share a window of {} at {} requests/s in slots of {}",
+            self.epochs.len(),
+            self.arms.len(),
+            format_duration(load.window),
+            load.rate_per_second,
+            format_duration(load.slot),
+        );
+        for arm in &self.arms {
+            let _ = writeln!(
+                text,
+                "arm {}: {} on {}, for the record of {}",
+                arm.name,
+                role_name(arm.role),
+                arm.target.runtime,
+                self.records[arm.record]
+            );
+        }
+        for epoch in &self.epochs {
+            let order: Vec<&str> =
+                epoch.start_order.iter().map(|arm| self.arms[*arm].name.as_str()).collect();
+            let _ = writeln!(
+                text,
+                "epoch {}: start {}; {} slots",
+                epoch.index + 1,
+                order.join(", "),
+                epoch.window.len()
+            );
+        }
+        text
+    }
+}
+
+fn role_name(role: ArmRole) -> &'static str {
+    match role {
+        ArmRole::Target => "target",
+        ArmRole::TargetAgain => "target again (A/A)",
+        ArmRole::Control => "control",
+        ArmRole::ControlAgain => "control again",
+    }
+}
+
+/// Rounds of one slot per arm, each round in an order of its own: every arm gets the same number of slots, and
+/// none always follows the same other.
+fn slots(
+    random: &mut SplitMix64,
+    arms: usize,
+    total: std::time::Duration,
+    slot: std::time::Duration,
+) -> Vec<Slot> {
+    if total.is_zero() {
+        return Vec::new();
+    }
+    let per_round = slot.as_secs_f64() * arms as f64;
+    let rounds = (total.as_secs_f64() / per_round).round().max(1.0) as usize;
+    (0..rounds).flat_map(|_| random.permutation(arms)).map(|lane| Slot { lane, length: slot }).collect()
+}
+
+/// `SplitMix64` (Steele, Lea & Flood 2014): small, and good enough to shuffle a handful of arms.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Fisher–Yates. The bias of the remainder is below 2⁻⁵⁰ for so few arms.
+    fn permutation(&mut self, length: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..length).collect();
+        for at in (1..length).rev() {
+            order.swap(at, (self.next() % (at as u64 + 1)) as usize);
+        }
+        order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::target::RuntimeKind;
+
+    fn plan(seed: u64) -> Plan {
+        let load = LoadSettings { epochs: 8, window: Duration::from_secs(6), ..LoadSettings::default() };
+        Plan::validate(
+            "id".into(),
+            "now".into(),
+            seed,
+            &Target::of(RuntimeKind::Docker),
+            &Target::of(RuntimeKind::Pm2),
+            &load,
+        )
+    }
+
+    #[test]
+    fn every_arm_gets_the_same_number_of_slots_in_every_epoch() {
+        for epoch in plan(7).epochs {
+            assert_eq!(epoch.window.len(), 24);
+            for arm in 0..3 {
+                assert_eq!(epoch.window.iter().filter(|slot| slot.lane == arm).count(), 8);
+            }
+            for round in epoch.window.chunks(3) {
+                let mut lanes: Vec<usize> = round.iter().map(|slot| slot.lane).collect();
+                lanes.sort_unstable();
+                assert_eq!(lanes, [0, 1, 2]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_seed_decides_the_orders() {
+        assert_eq!(plan(7), plan(7));
+        assert_ne!(plan(7).epochs, plan(8).epochs);
+        let first: std::collections::BTreeSet<usize> =
+            plan(7).epochs.iter().map(|epoch| epoch.start_order[0]).collect();
+        assert!(first.len() > 1, "no arm always starts first");
+    }
+
+    #[test]
+    fn the_baseline_runs_twice_even_against_itself() {
+        let bare = Target::of(RuntimeKind::Bare);
+        let plan = Plan::validate("id".into(), "now".into(), 1, &bare, &bare, &LoadSettings::default());
+        let names: Vec<&str> = plan.arms.iter().map(|arm| arm.name.as_str()).collect();
+        assert_eq!(names, ["bare-a1", "bare-b", "bare-a2"]);
+        assert_eq!(plan.records.len(), 2);
+    }
+}

@@ -1,0 +1,137 @@
+//! Ready means: every HTTP service answers its health path with 200 at every endpoint, and every worker is online.
+//!
+//! Never a TCP connect: docker-proxy accepts long before the app listens.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{Context, SessionError};
+use crate::{
+    model::{
+        process::{InstanceState, InstanceStatus},
+        workload::{Endpoint, Workload},
+    },
+    runtime::Runtime,
+};
+
+/// Between two looks at an endpoint that does not answer yet.
+const POLL: Duration = Duration::from_millis(5);
+/// Between two looks at the runtime's own view.
+const STATUS_POLL: Duration = Duration::from_millis(250);
+/// A health check that takes longer than this is asked again.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Lines of a service's output shown when it fails.
+const LOG_LINES: usize = 12;
+
+/// Waits until everything is ready, or fails as soon as an instance has given up.
+///
+/// # Errors
+/// When something does not get ready in the time that the settings allow, with its last lines of output.
+pub(super) async fn wait(
+    runtime: &mut dyn Runtime,
+    arm: &str,
+    context: &Context,
+) -> Result<(), SessionError> {
+    let limit = context.load.ready_timeout;
+    let deadline = Instant::now() + limit;
+    let client = Health::new()?;
+    let mut pending = runtime.endpoints();
+    let mut looked = Instant::now();
+    loop {
+        let mut still = Vec::new();
+        for endpoint in pending {
+            if !client.is_healthy(&context.workload, &endpoint).await {
+                still.push(endpoint);
+            }
+        }
+        pending = still;
+        if pending.is_empty() || looked.elapsed() >= STATUS_POLL {
+            looked = Instant::now();
+            let status = runtime.status().await.map_err(SessionError::runtime(arm))?;
+            if let Some(dead) = status.iter().find(|instance| has_given_up(instance)) {
+                let what =
+                    format!("ended before it was ready (instance {}, {:?})", dead.instance, dead.state);
+                return Err(not_ready(runtime, arm, &dead.service.clone(), what).await);
+            }
+            if pending.is_empty() && workers_are_online(&context.workload, &status) {
+                return Ok(());
+            }
+        }
+        if Instant::now() >= deadline {
+            let service = match pending.first() {
+                Some(endpoint) => endpoint.service.clone(),
+                None => first_worker(&context.workload),
+            };
+            return Err(not_ready(runtime, arm, &service, SessionError::late(limit)).await);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn has_given_up(instance: &InstanceStatus) -> bool {
+    matches!(instance.state, InstanceState::Errored | InstanceState::Stopped)
+}
+
+fn workers_are_online(workload: &Workload, status: &[InstanceStatus]) -> bool {
+    workload.services.iter().filter(|service| service.http.is_none()).all(|service| {
+        let mut own = status.iter().filter(|instance| instance.service == service.name).peekable();
+        own.peek().is_some() && own.all(|instance| instance.state == InstanceState::Online)
+    })
+}
+
+fn first_worker(workload: &Workload) -> String {
+    workload.services.iter().find(|s| s.http.is_none()).map_or_else(String::new, |s| s.name.clone())
+}
+
+async fn not_ready(runtime: &mut dyn Runtime, arm: &str, service: &str, what: String) -> SessionError {
+    // Without the log the error still says what happened.
+    let log = runtime.logs(service, LOG_LINES).await.unwrap_or_default();
+    SessionError::NotReady { arm: arm.to_owned(), service: service.to_owned(), what, log }
+}
+
+/// Asks services over HTTP, a new connection each time: a connection kept alive would ask an instance that is
+/// being replaced.
+pub(super) struct Health(reqwest::Client);
+
+impl Health {
+    /// # Errors
+    /// When the client cannot be made.
+    pub(super) fn new() -> Result<Self, SessionError> {
+        let client =
+            reqwest::Client::builder().pool_max_idle_per_host(0).timeout(CHECK_TIMEOUT).no_proxy().build();
+        client.map(Self).map_err(SessionError::Client)
+    }
+
+    /// Whether an endpoint answers 200 to its service's health path.
+    pub(super) async fn is_healthy(&self, workload: &Workload, endpoint: &Endpoint) -> bool {
+        let Some(http) = workload.service(&endpoint.service).and_then(|service| service.http.as_ref()) else {
+            return true;
+        };
+        let answer = self.0.get(url(endpoint.address, &http.health)).send().await;
+        answer.is_ok_and(|answer| answer.status().as_u16() == 200)
+    }
+
+    /// The body of an answer with status 200, at most the first 64 KiB of it.
+    pub(super) async fn body(&self, address: SocketAddr, path: &str) -> Option<String> {
+        const LONGEST: usize = 64 << 10;
+        let mut answer = self.0.get(url(address, path)).send().await.ok()?;
+        if answer.status().as_u16() != 200 {
+            return None;
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.ok()? {
+            body.extend_from_slice(&chunk);
+            if body.len() > LONGEST {
+                body.truncate(LONGEST);
+                break;
+            }
+        }
+        Some(String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+fn url(address: SocketAddr, path: &str) -> String {
+    format!("http://{address}{path}")
+}
