@@ -248,13 +248,13 @@ fn write_service(text: &mut String, name: &str, peers: &BTreeMap<String, String>
     if !peers.is_empty() {
         text.push_str("[service.env]                      # each target has ports of its own\n");
         for (variable, value) in peers {
-            let _ = writeln!(text, "{} = {}", quoted(variable), quoted(value));
+            let _ = writeln!(text, "{} = {}", key(variable), quoted(value));
         }
     }
     if http.is_some() {
         text.push_str(
             "[[service.request]]                # the load: as many of these as there are kinds of requests\n\
-             method = \"GET\"\npath = \"/\"                         # a guess: take what your users ask for most\nweight = 1\n",
+             method = \"GET\"\npath = \"/health\"                   # works at once; better take what your users ask for most\nweight = 1\n",
         );
     }
     text.push('\n');
@@ -272,6 +272,12 @@ fn workload_name(dir: &Path) -> String {
 /// A TOML string.
 fn quoted(text: &str) -> String {
     toml::Value::from(one_line(text)).to_string()
+}
+
+/// A TOML key, in quotes where it needs them.
+fn key(name: &str) -> String {
+    let is_bare = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    if is_bare { name.to_owned() } else { quoted(name) }
 }
 
 fn one_line(text: &str) -> String {

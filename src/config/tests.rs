@@ -145,7 +145,7 @@ fn digests_tell_what_changed() {
 }
 
 #[test]
-fn errors_print_like_a_compilers() {
+fn errors_print_as_those_of_a_compiler() {
     let folder = Folder::new();
     insta::assert_snapshot!(folder.shown("[thresholds]", "[tresholds]"), @r#"
     unknown key `tresholds`
@@ -187,6 +187,11 @@ fn errors_print_like_a_compilers() {
       |        ^^^^
       = help: did you mean `web`? its apps are `web`, `worker` and `other`
     "#);
+}
+
+#[test]
+fn errors_about_other_files_are_shown_where_these_are_named() {
+    let folder = Folder::new();
     insta::assert_snapshot!(folder.shown("\"order.json\"", "\"none.json\""), @r#"
     none.json does not exist
       --> qbench.toml:18:13

@@ -331,7 +331,7 @@ fn first_port(section: &Section<'_, '_>, services: &[Service]) -> Result<Option<
         let needed: u64 = services
             .iter()
             .filter(|service| service.http.is_some())
-            .map(|service| u64::from(service.instances()))
+            .map(|service| u64::from(service.most_instances().min(256)))
             .sum();
         if first + needed > 65_536 {
             return Err(field

@@ -3,9 +3,12 @@
 //! Those under `whole` need a real engine. Without it they say so and return, unless `QBENCH_TEST_REQUIRE` names the
 //! engine: then its absence is a failure.
 
+mod arms;
 mod bad_input;
+mod bare_runtime;
 mod main_job;
 mod rooms;
 mod schema;
 mod stored_records;
 mod support;
+mod whole;

@@ -329,7 +329,7 @@ fn workload(root: &Path) -> Workload {
         http: Some(HttpService { health: "/".to_owned(), release: None, requests: Vec::new() }),
         env: BTreeMap::from([("PEER".to_owned(), format!("{{address:{peer}}}"))]),
         app: None,
-        compose: Some(ComposeService { name: name.to_owned() }),
+        compose: Some(ComposeService { name: name.to_owned(), replicas: 1 }),
     };
     Workload {
         name: "pair".to_owned(),
