@@ -213,3 +213,46 @@ async fn work(pool: Rc<Pool>, first: Job) {
         next = pool.next(&mut connection).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::load::Slot;
+
+    /// No worker gets a turn here, so that nothing is sent.
+    #[tokio::test]
+    async fn a_full_backlog_gives_up_the_oldest_and_keeps_its_wait() {
+        let started = Instant::now();
+        let terms = Terms {
+            started,
+            connections: 1,
+            connection_use: ConnectionUse::KeepAlive,
+            timeout: Duration::from_secs(1),
+            backlog: 2,
+            closing: Cell::new(None),
+        };
+        let slots = [Slot { lane: 0, length: Duration::from_secs(1) }];
+        let recorder = LaneRecorder::new(0, slots.into(), Rc::new(Cell::new(0)));
+        let recorder = Rc::new(RefCell::new(recorder));
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let pool = Pool::new(address, Rc::new(terms), Rc::clone(&recorder));
+        let request = hyper::Request::new(Full::default());
+        let template = Rc::new(Template { request, idempotent: true });
+        let mut workers = JoinSet::new();
+        let local = LocalSet::new();
+        let entered = local.enter();
+        for nanos in 1..=5 {
+            let intended = Duration::from_nanos(nanos);
+            pool.offer(Job { intended, template: Rc::clone(&template) }, &mut workers);
+        }
+        drop(entered);
+        let waiting: Vec<u128> =
+            pool.queues.borrow().backlog.iter().map(|job| job.intended.as_nanos()).collect();
+        assert_eq!(waiting, [4, 5]);
+        let lane = recorder.borrow_mut().take(Duration::ZERO);
+        assert_eq!((lane.counts.offered, lane.counts.sent, lane.latency.count()), (5, 0, 2));
+    }
+}

@@ -1,4 +1,5 @@
-//! Ready means: every HTTP service answers its health path with 200 at every endpoint, and every worker is online.
+//! Ready means: every HTTP service answers its health path with 200 at every endpoint, and the runtime itself says
+//! that every instance is online: several may stand behind one endpoint, and a worker has none.
 //!
 //! Never a TCP connect: docker-proxy accepts long before the app listens.
 
@@ -39,6 +40,7 @@ pub(super) async fn wait(
     let client = Health::new()?;
     let mut pending = runtime.endpoints();
     let mut looked = Instant::now();
+    let mut status = Vec::new();
     loop {
         let mut still = Vec::new();
         for endpoint in pending {
@@ -49,21 +51,18 @@ pub(super) async fn wait(
         pending = still;
         if pending.is_empty() || looked.elapsed() >= STATUS_POLL {
             looked = Instant::now();
-            let status = runtime.status().await.map_err(SessionError::runtime(arm))?;
+            status = runtime.status().await.map_err(SessionError::runtime(arm))?;
             if let Some(dead) = status.iter().find(|instance| has_given_up(instance)) {
                 let what =
                     format!("ended before it was ready (instance {}, {:?})", dead.instance, dead.state);
                 return Err(not_ready(runtime, arm, &dead.service.clone(), what).await);
             }
-            if pending.is_empty() && workers_are_online(&context.workload, &status) {
+            if pending.is_empty() && all_are_online(&status, runtime.declared_instances()) {
                 return Ok(());
             }
         }
         if Instant::now() >= deadline {
-            let service = match pending.first() {
-                Some(endpoint) => endpoint.service.clone(),
-                None => first_worker(&context.workload),
-            };
+            let service = first_not_ready(&pending, &status, &context.workload);
             return Err(not_ready(runtime, arm, &service, SessionError::late(limit)).await);
         }
         tokio::time::sleep(POLL).await;
@@ -74,15 +73,19 @@ fn has_given_up(instance: &InstanceStatus) -> bool {
     matches!(instance.state, InstanceState::Errored | InstanceState::Stopped)
 }
 
-fn workers_are_online(workload: &Workload, status: &[InstanceStatus]) -> bool {
-    workload.services.iter().filter(|service| service.http.is_none()).all(|service| {
-        let mut own = status.iter().filter(|instance| instance.service == service.name).peekable();
-        own.peek().is_some() && own.all(|instance| instance.state == InstanceState::Online)
-    })
+fn all_are_online(status: &[InstanceStatus], declared: usize) -> bool {
+    status.len() >= declared && status.iter().all(|instance| instance.state == InstanceState::Online)
 }
 
-fn first_worker(workload: &Workload) -> String {
-    workload.services.iter().find(|s| s.http.is_none()).map_or_else(String::new, |s| s.name.clone())
+/// The service to name in the error: one that does not answer, else one that is not online, else one that is missing.
+fn first_not_ready(pending: &[Endpoint], status: &[InstanceStatus], workload: &Workload) -> String {
+    let silent = pending.first().map(|endpoint| &endpoint.service);
+    let offline = || status.iter().find(|i| i.state != InstanceState::Online).map(|i| &i.service);
+    let missing = || {
+        let names = workload.services.iter().map(|service| &service.name);
+        names.into_iter().find(|name| status.iter().all(|instance| instance.service != **name))
+    };
+    silent.or_else(offline).or_else(missing).cloned().unwrap_or_else(|| "unknown".to_owned())
 }
 
 async fn not_ready(runtime: &mut dyn Runtime, arm: &str, service: &str, what: String) -> SessionError {

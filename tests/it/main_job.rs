@@ -78,7 +78,7 @@ fn bare_against_itself_does_not_fail() {
     )
     .run()
     .exits_with_one_of(&[0, 4]);
-    let comparison = outcome.json();
+    let comparison = outcome.json()["comparison"].take();
     assert_eq!(comparison["grade"], "paired");
     let p50 = &comparison["metrics"][0];
     assert_eq!(p50["metric"], "p50");
@@ -94,13 +94,12 @@ fn the_scenarios_run_on_the_built_in_supervisor() {
     let outcome = Qbench::new(folder.path(), &["parity", "builtin", "--repeat", "1", "--format", "json"])
         .run()
         .exits_with_one_of(&[0, 1]);
-    let rows = outcome.json();
+    let rows = outcome.json()["rows"].take();
     let rows = rows.as_array().unwrap();
     assert_eq!(rows.len(), 3);
     let figures = |scenario: &str| {
         let row = rows.iter().find(|row| row["scenario"] == scenario).unwrap();
-        assert_eq!(row["outcome"]["outcome"], "ran", "{row}");
-        row["outcome"]["runs"][0].clone()
+        row["runs"][0].clone()
     };
     assert_eq!(figures("start-all")["online_share"], 1.0);
     let reload = figures("zero-downtime-reload");

@@ -1,7 +1,5 @@
 //! The Docker runtime on a real Engine: the one `DOCKER_HOST` names, which has a `node:20-slim` or can pull it.
 
-#![expect(clippy::unwrap_used, reason = "a set-up that fails is a failed test")]
-
 use std::{
     collections::{BTreeMap, HashMap},
     fs,

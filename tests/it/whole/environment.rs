@@ -51,10 +51,15 @@ fn a_full_disk_for_records_is_told_and_nothing_is_left() {
     demo_in(folder.path());
     let baselines = folder.path().join("baselines");
     fs::create_dir(&baselines).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8k", "tmpfs"]).arg(&baselines).status().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4k", "tmpfs"])
+        .arg(&baselines)
+        .status()
+        .unwrap();
     assert!(mounted.success());
     let outcome = Qbench::new(folder.path(), &["collect", "bare", "--epochs", "1", "--window", "1s"]).run();
-    let left: Vec<_> = fs::read_dir(baselines.join("bare")).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let left: Vec<_> =
+        fs::read_dir(baselines.join("bare")).into_iter().flatten().flatten().map(|e| e.path()).collect();
     assert!(Command::new("umount").arg(&baselines).status().unwrap().success());
     outcome.exits_with(3).stderr_has("cannot save").stderr_has("hint: free some space");
     assert!(left.is_empty(), "a part of a record is left: {left:?}");

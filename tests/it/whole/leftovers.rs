@@ -36,7 +36,9 @@ fn wait_for_containers(base: &Path) {
 #[test]
 fn an_interrupt_ends_containers_and_pm2() {
     let Some(folder) = qse_on(&["docker", "pm2"]) else { return };
-    let running = Qbench::new(folder.path(), &["validate", "docker", "pm2", "--epochs", "50", "--window", "2s"]).spawn();
+    let running =
+        Qbench::new(folder.path(), &["validate", "docker", "pm2", "--epochs", "50", "--window", "2s"])
+            .spawn();
     wait_for_containers(folder.path());
     running.signal(Signal::INT);
     running.wait().exits_with(130);
@@ -47,7 +49,9 @@ fn an_interrupt_ends_containers_and_pm2() {
 #[test]
 fn what_a_killed_run_left_of_docker_and_pm2_is_cleared() {
     let Some(folder) = qse_on(&["docker", "pm2"]) else { return };
-    let running = Qbench::new(folder.path(), &["validate", "docker", "pm2", "--epochs", "50", "--window", "2s"]).spawn();
+    let running =
+        Qbench::new(folder.path(), &["validate", "docker", "pm2", "--epochs", "50", "--window", "2s"])
+            .spawn();
     wait_for_containers(folder.path());
     running.signal(Signal::KILL);
     running.wait().exits_with(-9);

@@ -16,7 +16,8 @@ fn docker_against_pm2_in_one_session() {
     let Some(folder) = qse_on(&["docker", "pm2"]) else { return };
     let args = [&["validate", "docker", "pm2", "--format", "json"], &SHORT[..]].concat();
     // What the verdict is, is this machine's affair; that there is one with its evidence, is the test's.
-    let comparison = Qbench::new(folder.path(), &args).run().exits_with_one_of(&[0, 1, 4]).json();
+    let comparison =
+        Qbench::new(folder.path(), &args).run().exits_with_one_of(&[0, 1, 4]).json()["comparison"].take();
     assert_eq!(comparison["grade"], "paired");
     assert_eq!(comparison["baseline"]["runtime"], "docker");
     assert_eq!(comparison["candidate"]["runtime"], "pm2");
@@ -39,8 +40,10 @@ fn docker_against_pm2_from_stored_records() {
     for target in ["docker", "pm2"] {
         let args = [&["collect", target], &SHORT[..]].concat();
         Qbench::new(folder.path(), &args).run().exits_with(0).stdout_has(target);
-        let stored = fs::read_dir(folder.path().join("baselines").join(target)).unwrap().next().unwrap().unwrap();
-        let record: serde_json::Value = serde_json::from_str(&fs::read_to_string(stored.path()).unwrap()).unwrap();
+        let stored =
+            fs::read_dir(folder.path().join("baselines").join(target)).unwrap().next().unwrap().unwrap();
+        let record: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(stored.path()).unwrap()).unwrap();
         assert_meets_schema(&record);
         let arm = &record["epochs"][0]["arms"]["target"];
         for part in ["service", "overhead_fixed"] {
@@ -59,6 +62,9 @@ fn docker_against_pm2_from_stored_records() {
 #[test]
 fn the_built_in_supervisor_runs_node() {
     let Some(folder) = qse_on(&["bare"]) else { return };
-    Qbench::new(folder.path(), &["collect", "builtin", "--epochs", "2", "--window", "2s"]).run().exits_with(0).stdout_has("builtin");
+    Qbench::new(folder.path(), &["collect", "builtin", "--epochs", "2", "--window", "2s"])
+        .run()
+        .exits_with(0)
+        .stdout_has("builtin");
     assert_nothing_is_left(folder.path());
 }
