@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use super::{CliError, ExitCode, Folders, Format, measure, tell};
 use crate::{
-    config,
+    config, judge,
     model::{
-        scenario::Scenario,
+        scenario::{Figure, Scenario, ScenarioOutcome},
         target::{RuntimeKind, Target},
     },
     report::{self, Outcome, ParityRow},
     runtime::RuntimeError,
     session::{self, SessionError},
+    stats::binomial::upper_bound,
     store,
 };
 
@@ -55,6 +56,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
             let (id, _) = measure::new_session();
             match session::run_scenario(&prepared.context, id, scenario, target).await {
                 Ok((identity, outcome)) => rows.push(ParityRow {
+                    error_rate_bound: error_rate_bound(&outcome),
                     scenario: scenario.name.clone(),
                     target: identity,
                     outcome,
@@ -114,6 +116,13 @@ fn chosen(args: &Args) -> Result<Vec<Scenario>, CliError> {
         }
     }
     Ok(all)
+}
+
+/// Clopper–Pearson's upper bound at 95% on the rate of failed requests, all repetitions together.
+fn error_rate_bound(outcome: &ScenarioOutcome) -> Option<f64> {
+    let ScenarioOutcome::Ran { runs } = outcome else { return None };
+    let total = |figure| runs.iter().filter_map(|run| run.get(&figure)).sum::<f64>() as u64;
+    upper_bound(total(Figure::Errors), total(Figure::Requests), judge::CONFIDENCE)
 }
 
 /// Anything that did not meet its expectations is a failure; what a runtime cannot do is at best inconclusive.

@@ -70,14 +70,13 @@ pub(super) const KNOWN: [&str; 61] = [
 ];
 
 /// Keys that change what a running app does and that only PM2 acts on.
-const ONLY_PM2: [&str; 17] = [
+const ONLY_PM2: [&str; 16] = [
     "append_env_to_name",
     "autorestart",
     "autostart",
     "cron_restart",
     "filter_env",
     "gid",
-    "increment_var",
     "install_url",
     "kill_retry_time",
     "max_memory_restart",

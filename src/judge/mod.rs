@@ -20,6 +20,7 @@ mod tests;
 use crate::model::{
     record::Record,
     settings::Thresholds,
+    target::RuntimeKind,
     verdict::{Comparison, Evidence, Grade, Metric, MetricVerdict, Verdict},
 };
 
@@ -77,6 +78,7 @@ pub fn compare(
     comparison.reasons.extend(distrust);
     comparison.reasons.extend(short.reasons);
     comparison.reasons.extend(undecided(&comparison.metrics));
+    comparison.reasons.extend(remedy(&comparison));
     comparison
 }
 
@@ -111,6 +113,18 @@ fn overall(metrics: &[MetricVerdict]) -> Verdict {
     } else {
         Verdict::Inconclusive
     }
+}
+
+/// A cause of a failure that is known beforehand, with its remedy.
+fn remedy(comparison: &Comparison) -> Option<String> {
+    let too_much =
+        |metric: &MetricVerdict| metric.metric == Metric::Memory && metric.verdict == Verdict::Fail;
+    let is_pm2 = comparison.candidate.runtime == RuntimeKind::Pm2;
+    (is_pm2 && comparison.metrics.iter().any(too_much)).then(|| {
+        "PM2 loads an agent of its own into every Node process, some MiB each; `pmx: false` in the ecosystem file \
+         leaves it out"
+            .to_owned()
+    })
 }
 
 /// What would decide the critical metrics that nothing was shown about.

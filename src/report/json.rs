@@ -55,6 +55,7 @@ fn row(row: &ParityRow) -> serde_json::Result<Value> {
         "target": serde_json::to_value(&row.target)?,
         "verdict": row.verdict().to_string(),
         "reason": row.reason(),
+        "error_rate_bound_95": row.error_rate_bound,
         "figures": figures,
         "runs": serde_json::to_value(row.runs())?,
     }))

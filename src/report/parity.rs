@@ -19,6 +19,8 @@ pub struct ParityRow {
     pub outcome: ScenarioOutcome,
     /// What was expected.
     pub expectations: Vec<Expectation>,
+    /// Upper bound at 95% on the rate of failed requests, all repetitions together; `None` where none were sent.
+    pub error_rate_bound: Option<f64>,
 }
 
 /// A row's answer.
@@ -46,8 +48,9 @@ impl fmt::Display for Outcome {
 }
 
 /// Worth reading next to what was expected.
-const KEY_FIGURES: [Figure; 8] = [
+const KEY_FIGURES: [Figure; 9] = [
     Figure::ReadySeconds,
+    Figure::Requests,
     Figure::Errors,
     Figure::ErrorsAfterRetry,
     Figure::LongestGapSeconds,
@@ -153,6 +156,7 @@ mod tests {
             target,
             outcome: ScenarioOutcome::Ran { runs },
             expectations: expectations.to_vec(),
+            error_rate_bound: None,
         }
     }
 

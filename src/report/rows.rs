@@ -5,9 +5,11 @@ use super::{
     words::{self, NOTHING, plain},
 };
 use crate::model::{
+    measurement::Usage,
     record::{ArmEpoch, ArmRole, Record},
     scenario::{Expectation, Figure},
     target::RuntimeIdentity,
+    units::Bytes,
     verdict::{Comparison, Evidence, Grade, MetricVerdict, Quantity, Verdict},
 };
 
@@ -109,12 +111,17 @@ pub(super) fn parity(row: &ParityRow) -> Vec<Vec<String>> {
     if figures.is_empty() {
         names.push(plain(row.reason().unwrap_or(NOTHING)));
     }
+    let mut worst: Vec<String> = figures.iter().map(|s| value(s.figure, s.worst)).collect();
+    if let Some(bound) = row.error_rate_bound {
+        names.push("error rate, all runs".to_owned());
+        worst.push(format!("< {} at 95%", words::bound(bound)));
+    }
     vec![
         one(plain(&row.scenario)),
         one(plain(&target(&row.target))),
         names,
         figures.iter().map(|s| value(s.figure, s.median)).collect(),
-        figures.iter().map(|s| value(s.figure, s.worst)).collect(),
+        worst,
         figures.iter().map(|s| expected(&s.expected)).collect(),
         one(row.runs().len().to_string()),
         one(row.verdict().to_string()),
@@ -187,9 +194,21 @@ pub(super) fn record(record: &Record) -> (Vec<String>, Vec<Vec<String>>) {
                 .map_or_else(|| NOTHING.to_owned(), words::seconds)
         }
     };
-    let memory = |arms: &[&ArmEpoch]| {
-        let bytes = arms.iter().filter_map(|arm| Some(arm.service.memory?.anonymous.0 as f64));
-        words::quantity(words::median(bytes).map(Quantity::Bytes).as_ref())
+    let bytes = |of: fn(&ArmEpoch) -> Option<Bytes>| {
+        move |arms: &[&ArmEpoch]| {
+            let values = arms.iter().filter_map(|arm| Some(of(arm)?.0 as f64));
+            words::quantity(words::median(values).map(Quantity::Bytes).as_ref())
+        }
+    };
+    let cpu = |of: fn(&ArmEpoch) -> Usage| {
+        move |arms: &[&ArmEpoch]| {
+            let per_thousand = |arm: &&ArmEpoch| {
+                let completed = arm.requests.completed() as f64;
+                Some(of(arm).cpu?.as_secs_f64() * 1e6 / completed).filter(|_| completed > 0.0)
+            };
+            let median = words::median(arms.iter().filter_map(per_thousand));
+            words::quantity(median.map(Quantity::CpuMs).as_ref())
+        }
     };
     let failed = |arms: &[&ArmEpoch]| {
         let total = |of: fn(&ArmEpoch) -> u64| arms.iter().map(|arm| of(arm)).fold(0, u64::saturating_add);
@@ -204,10 +223,22 @@ pub(super) fn record(record: &Record) -> (Vec<String>, Vec<Vec<String>>) {
         line("p95 latency", &seconds(|arm| arm.latency.p95_s)),
         line("p99 latency", &seconds(|arm| arm.latency.p99_s)),
         line("max latency", &seconds(|arm| arm.latency.max_s)),
-        line("memory (anonymous)", &memory),
+        line("memory (anonymous)", &bytes(|arm| arm.service.memory.map(|memory| memory.anonymous))),
+        line("memory (PSS)", &bytes(|arm| arm.service.memory.map(|memory| memory.pss))),
+        line("memory (RSS)", &bytes(|arm| arm.service.memory.map(|memory| memory.rss))),
+        line("CPU per 1,000 requests", &cpu(|arm| arm.service)),
+        line("runtime, fixed: memory (anonymous)", &bytes(|arm| anonymous(arm.overhead_fixed))),
+        line("runtime, fixed: CPU per 1,000", &cpu(|arm| arm.overhead_fixed)),
+        line("runtime, instances: memory (anonymous)", &bytes(|arm| anonymous(arm.overhead_per_instance))),
+        line("runtime, instances: CPU per 1,000", &cpu(|arm| arm.overhead_per_instance)),
         line("failed requests, in total", &failed),
     ];
     (header, lines)
+}
+
+/// Of a part of the runtime; nothing where the runtime has no such part.
+fn anonymous(usage: Usage) -> Option<Bytes> {
+    usage.memory.filter(|_| usage.processes > 0).map(|memory| memory.anonymous)
 }
 
 fn title(role: ArmRole) -> &'static str {

@@ -105,6 +105,7 @@ pub(super) fn parity_rows() -> Vec<ParityRow> {
         ])
     };
     let row = |target, outcome| ParityRow {
+        error_rate_bound: None,
         scenario: "zero-downtime-reload".to_owned(),
         target,
         outcome,

@@ -55,7 +55,7 @@ pub(super) fn rate(events: u64, trials: u64, upper_bound: f64, confidence: f64) 
 }
 
 /// An upper bound as a percentage of two digits, rounded up so that it stays a bound.
-fn bound(share: f64) -> String {
+pub(super) fn bound(share: f64) -> String {
     let percent = share * 100.0;
     if percent.is_nan() || percent <= 0.0 {
         return NOTHING.to_owned();

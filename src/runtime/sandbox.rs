@@ -5,6 +5,7 @@
 //! arm's folder as the value. A session whose owner is gone is an orphan: [`orphans`] lists them.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -141,8 +142,11 @@ impl Sandbox {
     pub fn kill_marked(&self) -> Result<(), RuntimeError> {
         let limit = Duration::from_secs(5);
         let deadline = Instant::now() + limit;
+        let mut killed: BTreeSet<ProcessId> = BTreeSet::new();
         loop {
-            let left = self.marked_processes();
+            let mut left: BTreeSet<ProcessId> = self.marked_processes().into_iter().collect();
+            // A process that is ending shows no environment any more, some time before it is a zombie or gone.
+            left.extend(killed.iter().filter(|process| process.is_alive()));
             if left.is_empty() {
                 return Ok(());
             }
@@ -152,10 +156,10 @@ impl Sandbox {
                     limit,
                 });
             }
-            for process in left {
+            for process in &left {
                 process.kill();
             }
-            // A killed process stays in /proc until its parent reaps it; only its environment is gone by then.
+            killed.extend(left);
             std::thread::sleep(Duration::from_millis(5));
         }
     }

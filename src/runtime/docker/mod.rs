@@ -132,10 +132,19 @@ impl Docker {
         })?;
         Ok(BTreeMap::from([
             ("DOCKER_HOST".to_owned(), engine.docker_host()),
+            ("QBENCH_SERVICE_HOST".to_owned(), self.service_host().to_owned()),
             ("QBENCH_BUILD_DIR".to_owned(), self.build_dir().display().to_string()),
             ("QBENCH_EXECUTABLE".to_owned(), executable.display().to_string()),
             (sandbox::MARK.to_owned(), self.arm.sandbox.mark()),
         ]))
+    }
+
+    /// Where a service listens: on every interface inside a container's own network, on loopback on the host's.
+    fn service_host(&self) -> &'static str {
+        match self.arm.target.docker.network {
+            NetworkPath::Published => "0.0.0.0",
+            NetworkPath::Host => "127.0.0.1",
+        }
     }
 
     fn build_dir(&self) -> PathBuf {
