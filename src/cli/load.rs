@@ -290,7 +290,9 @@ fn print(
     if unsent > 0 {
         writeln!(out, "               {unsent} given up waiting for a connection")?;
     }
-    writeln!(out, "               {} succeeded, {} failed", counts.succeeded, counts.failures())?;
+    let bound = counts.bound_of_none_failed();
+    let bound = bound.map(|bound| format!(" (< {:.3}% at 95%)", bound * 100.0)).unwrap_or_default();
+    writeln!(out, "               {} succeeded, {} failed{bound}", counts.succeeded, counts.failures())?;
     for (class, count) in &counts.failed {
         writeln!(out, "               {count:>8} {class}")?;
     }

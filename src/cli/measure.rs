@@ -29,7 +29,7 @@ pub(super) struct WorkloadArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct LoadArgs {
     /// Restarted, interleaved rounds; an interval of 95% needs at least 6
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=200))]
     epochs: Option<u32>,
     /// The measured window of an epoch, shared by its arms: 20s, 1m
     #[arg(long, value_name = "TIME", value_parser = duration)]

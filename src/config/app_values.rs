@@ -79,7 +79,7 @@ impl<'a> Values<'a> {
         let Some(value) = self.value(key) else {
             return Ok(default.map(Duration::from_millis));
         };
-        let number = value.as_f64().filter(|number| (0.0..=MOST_MILLISECONDS).contains(number));
+        let number = number_in(value).filter(|number| (0.0..=MOST_MILLISECONDS).contains(number));
         let number = number.ok_or_else(|| self.wrong(key, "a number of milliseconds, from 0 to 86400000"))?;
         Ok(Some(Duration::from_secs_f64(number / 1e3)))
     }
@@ -108,9 +108,9 @@ impl<'a> Values<'a> {
     pub(super) fn count(&self, key: &str, default: u32) -> Result<u32, ConfigError> {
         match self.value(key) {
             None => Ok(default),
-            Some(value) => value
-                .as_u64()
-                .and_then(|number| u32::try_from(number).ok())
+            Some(value) => number_in(value)
+                .filter(|number| number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(number))
+                .map(|number| number as u32)
                 .ok_or_else(|| self.wrong(key, "a whole number that is not negative")),
         }
     }
@@ -174,6 +174,11 @@ fn split(text: &str) -> Option<Vec<String>> {
     }
     words.extend(word);
     quote.is_none().then_some(words)
+}
+
+/// A number, or a text that is one: PM2 takes both.
+fn number_in(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
 #[cfg(test)]

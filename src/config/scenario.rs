@@ -155,7 +155,8 @@ fn expectation(
 fn needs_load(figure: Figure) -> bool {
     matches!(
         figure,
-        Figure::Errors
+        Figure::Requests
+            | Figure::Errors
             | Figure::ErrorsAfterRetry
             | Figure::ErrorRate
             | Figure::LongestGapSeconds
@@ -167,9 +168,9 @@ fn needs_load(figure: Figure) -> bool {
 fn is_measured(figure: Figure, action: Action) -> bool {
     match figure {
         Figure::ReadySeconds => action == Action::StartAll,
-        Figure::NewReleaseShare | Figure::ReloadSeconds => action == Action::Reload,
+        Figure::NewReleaseShare | Figure::ReplacedShare | Figure::ReloadSeconds => action == Action::Reload,
         Figure::RespawnSeconds | Figure::ServeSeconds => action == Action::KillInstance,
-        Figure::ReplacedShare => action != Action::StartAll,
+        figure if needs_load(figure) => action != Action::StartAll,
         _ => true,
     }
 }
@@ -194,7 +195,13 @@ mod tests {
         let expected: Vec<_> = reload.expect.iter().map(ToString::to_string).collect();
         assert_eq!(
             expected,
-            ["errors ≤ 0", "max_latency_seconds ≤ 5", "new_release_share ≥ 1", "replaced_share ≥ 1"]
+            [
+                "errors ≤ 0",
+                "max_latency_seconds ≤ 5",
+                "new_release_share ≥ 1",
+                "replaced_share ≥ 1",
+                "online_share ≥ 1"
+            ]
         );
         assert!(shipped.iter().all(|scenario| scenario.purpose.len() > 40));
         let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios"));

@@ -43,7 +43,7 @@ pub(super) fn load(section: Option<&Section<'_, '_>>) -> Result<LoadSettings, Co
     if let Some(slot) = section.optional("slot", |field| field.duration(Duration::from_millis(10)))? {
         load.slot = slot;
     }
-    if let Some(epochs) = section.optional("epochs", |field| field.integer(1, 1000))? {
+    if let Some(epochs) = section.optional("epochs", |field| field.integer(1, 200))? {
         load.epochs = epochs as u32;
     }
     if let Some(connections) = section.optional("connections", |field| field.integer(1, 10_000))? {

@@ -306,7 +306,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("rate = 50", "rate = 1e7", "`rate` must be at most 1000000"),
     ("rate = 50", "rate = inf", "`rate` must be a finite number"),
     ("rate = 50", "rate = \"50\"", "`rate` must be a number, not a string"),
-    ("rate = 50", "epochs = 0", "`epochs` must be from 1 to 1000"),
+    ("rate = 50", "epochs = 0", "`epochs` must be from 1 to 200"),
     ("rate = 50", "connections = -1", "`connections` must be from 1 to 10000"),
     ("rate = 50", "slot = \"3s\"", "a slot of 3s does not fit into a window of 2s"),
     ("rate = 50", "slot = \"1us\"", "`slot` must be at least 10ms"),

@@ -366,7 +366,10 @@ fn digests(
         .as_ref()
         .map(|compose| compose.with_file_name("Dockerfile"))
         .filter(|dockerfile| dockerfile.is_file());
+    let scripts = workload.services.iter().filter_map(|service| Some(&service.app.as_ref()?.script));
+    let scripts = scripts.filter(|script| script.starts_with(&workload.root));
     let files = workload.ecosystem.iter().map(|file| &file.path).chain(&workload.compose).chain(&dockerfile);
+    let files = files.chain(scripts);
     for path in files {
         let bytes = read_bytes(path, LARGEST_FILE_BYTES).map_err(|error| section.error(error.message()))?;
         let name = path.strip_prefix(&workload.root).unwrap_or(path);

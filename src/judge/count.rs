@@ -4,7 +4,7 @@ use super::{CONFIDENCE, Sides, series};
 use crate::{
     model::{
         record::Record,
-        sample::RequestCounts,
+        sample::{ErrorClass, RequestCounts},
         verdict::{Evidence, Metric, MetricVerdict, Quantity, Verdict},
     },
     stats::binomial::upper_bound,
@@ -21,6 +21,10 @@ pub(super) fn max_latency(sides: &Sides) -> MetricVerdict {
     };
     let verdict = match candidate {
         Some((value_s, _)) if value_s > limit_s => Verdict::Fail,
+        // A request cut off by a time-out below the limit might have taken any time.
+        Some(_) if cut_off(sides.candidate) && sides.candidate.load.timeout_s < limit_s => {
+            Verdict::Inconclusive
+        }
         Some((value_s, n)) if value_s <= limit_s && n > 0 && unusable == 0 => Verdict::Pass,
         _ => Verdict::Inconclusive,
     };
@@ -34,6 +38,11 @@ pub(super) fn max_latency(sides: &Sides) -> MetricVerdict {
         note: (unusable > 0 && candidate.is_some())
             .then(|| format!("{unusable} epochs gave no usable value, so this cannot pass")),
     }
+}
+
+fn cut_off(record: &Record) -> bool {
+    let (total, _) = requests(record);
+    [ErrorClass::Timeout, ErrorClass::ConnectTimeout].iter().any(|class| total.failed.contains_key(class))
 }
 
 /// The largest maximum with the number of answers it was found among, and the epochs without a usable one.
@@ -61,7 +70,7 @@ pub(super) fn errors(sides: &Sides) -> MetricVerdict {
     let (candidate, unusable) = requests(sides.candidate);
     let (events, trials) = (candidate.failures(), candidate.completed());
     let limit = sides.thresholds.errors;
-    let unresolved = candidate.sent.saturating_sub(trials);
+    let unresolved = candidate.unanswered();
     let evidence = match upper_bound(events, trials, CONFIDENCE) {
         Some(upper_bound) => Evidence::Rate { events, trials, upper_bound, confidence: CONFIDENCE, limit },
         None => Evidence::Missing { reason: "no request of the candidate has an outcome".to_owned() },
@@ -95,7 +104,7 @@ fn note(
         parts.push(format!("{unusable} epochs have no outcomes"));
     }
     if unresolved > 0 {
-        parts.push(format!("{unresolved} requests were sent and have no outcome"));
+        parts.push(format!("{unresolved} requests were due and have no outcome"));
     }
     if candidate.failures() > 0 {
         let classes: Vec<String> =
@@ -107,7 +116,9 @@ fn note(
         ));
     }
     if baseline.completed() > 0 {
-        parts.push(format!("baseline {} of {} requests", baseline.failures(), baseline.completed()));
+        let bound = upper_bound(baseline.failures(), baseline.completed(), CONFIDENCE);
+        let bound = bound.map(|bound| format!(" (< {:.3}% at 95%)", bound * 100.0)).unwrap_or_default();
+        parts.push(format!("baseline {} of {} requests{bound}", baseline.failures(), baseline.completed()));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -17,6 +17,8 @@ mod series;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use crate::model::{
     record::Record,
     settings::Thresholds,
@@ -72,11 +74,20 @@ pub fn compare(
     let short = series::short_of_load(&sides);
     comparison.verdict = match overall(&comparison.metrics) {
         _ if !distrust.is_empty() => Verdict::Invalid,
-        Verdict::Pass if short.too_many => Verdict::Inconclusive,
+        // Whoever stops a session when it looks good, or counts what was left of a broken one, proves nothing.
+        Verdict::Pass if short.too_many || !is_whole(baseline) || !is_whole(candidate) => {
+            Verdict::Inconclusive
+        }
+        Verdict::Pass if !noise::is_guarded(&sides) => Verdict::Inconclusive,
         verdict => verdict,
     };
     comparison.reasons.extend(distrust);
     comparison.reasons.extend(short.reasons);
+    if !noise::is_guarded(&sides) {
+        let reason =
+            "no arm was measured twice, so the machine's own noise is not known and this cannot pass";
+        comparison.reasons.push(reason.to_owned());
+    }
     comparison.reasons.extend(undecided(&comparison.metrics));
     comparison.reasons.extend(remedy(&comparison));
     comparison
@@ -113,6 +124,12 @@ fn overall(metrics: &[MetricVerdict]) -> Verdict {
     } else {
         Verdict::Inconclusive
     }
+}
+
+/// Every planned epoch is there.
+fn is_whole(record: &Record) -> bool {
+    let indices: BTreeSet<u32> = record.epochs.iter().map(|epoch| epoch.index).collect();
+    record.session.complete && indices.len() >= record.session.planned_epochs as usize
 }
 
 /// A cause of a failure that is known beforehand, with its remedy.

@@ -9,26 +9,41 @@ use crate::{
     stats::{quantile::median, signed_rank},
 };
 
+const TARGETS: (ArmRole, ArmRole) = (ArmRole::Target, ArmRole::TargetAgain);
+const CONTROLS: (ArmRole, ArmRole) = (ArmRole::Control, ArmRole::ControlAgain);
+
 /// Why a session cannot be trusted: two arms of the same kind that differ by more than the threshold, shown by an
 /// interval that lies wholly beyond it, in whichever direction.
 pub(super) fn distrust(sides: &Sides) -> Vec<String> {
     let mut found = Vec::new();
     if sides.paired {
-        for metric in [Metric::P50, Metric::Mean, Metric::Memory] {
-            let arms = (ArmRole::Target, ArmRole::TargetAgain);
-            found.extend(apart(sides, sides.baseline, metric, arms, "the baseline"));
+        // Usually the baseline's; the two may have been given the other way round.
+        for (record, who) in [(sides.baseline, "the baseline"), (sides.candidate, "the candidate")] {
+            for metric in [Metric::P50, Metric::Mean, Metric::Memory] {
+                found.extend(apart(sides, record, metric, TARGETS, who));
+            }
         }
     } else {
         for (record, who) in
             [(sides.baseline, "the baseline's control"), (sides.candidate, "the candidate's control")]
         {
             for metric in [Metric::P50, Metric::Mean] {
-                let arms = (ArmRole::Control, ArmRole::ControlAgain);
-                found.extend(apart(sides, record, metric, arms, who));
+                found.extend(apart(sides, record, metric, CONTROLS, who));
             }
         }
     }
     found
+}
+
+/// Whether the guard had enough to look at: one doubled target in a session, a doubled control in each stored record.
+pub(super) fn is_guarded(sides: &Sides) -> bool {
+    let has =
+        |record, (first, again)| series::differences(record, Metric::P50, first, again).len() >= LEAST_EPOCHS;
+    if sides.paired {
+        has(sides.baseline, TARGETS) || has(sides.candidate, TARGETS)
+    } else {
+        has(sides.baseline, CONTROLS) && has(sides.candidate, CONTROLS)
+    }
 }
 
 fn apart(

@@ -197,9 +197,46 @@ fn less_load_than_asked_for_is_said_and_cannot_pass() {
     cut(candidate.epochs[0].arms.get_mut(&ArmRole::Target).unwrap());
     let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
     assert!(said(&comparison, "in 1 of 10 epochs less than 99%"), "{:?}", comparison.reasons);
-    assert_eq!(comparison.verdict, Verdict::Pass);
+    assert_eq!(of(&comparison, Metric::Errors).verdict, Verdict::Inconclusive, "100 were never answered");
+    assert_eq!(comparison.verdict, Verdict::Inconclusive);
     cut(candidate.epochs[1].arms.get_mut(&ArmRole::Target).unwrap());
     assert_eq!(compare(&baseline, &candidate, &Thresholds::default(), false).verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn a_session_cut_short_cannot_pass() {
+    let (baseline, mut candidate) = paired(10, 1.0);
+    candidate.session.complete = false;
+    assert_eq!(compare(&baseline, &candidate, &Thresholds::default(), false).verdict, Verdict::Inconclusive);
+    let (baseline, mut candidate) = paired(10, 1.0);
+    candidate.session.planned_epochs = 12;
+    assert_eq!(compare(&baseline, &candidate, &Thresholds::default(), false).verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn without_an_arm_measured_twice_nothing_passes() {
+    let (mut baseline, candidate) = paired(10, 1.0);
+    assert_eq!(compare(&baseline, &candidate, &Thresholds::default(), false).verdict, Verdict::Pass);
+    for epoch in &mut baseline.epochs {
+        epoch.arms.remove(&ArmRole::TargetAgain);
+    }
+    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    assert_eq!(comparison.verdict, Verdict::Inconclusive);
+    assert!(said(&comparison, "no arm was measured twice"), "{:?}", comparison.reasons);
+}
+
+#[test]
+fn a_time_out_below_the_limit_hides_how_long_it_took() {
+    let (baseline, mut candidate) = paired(10, 1.0);
+    candidate.load.timeout_s = 1.0;
+    let mut baseline = baseline;
+    baseline.load.timeout_s = 1.0;
+    each_target(&mut candidate, |_, arm| {
+        arm.requests.succeeded -= 1;
+        arm.requests.failed.insert(crate::model::sample::ErrorClass::Timeout, 1);
+    });
+    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    assert_eq!(of(&comparison, Metric::MaxLatency).verdict, Verdict::Inconclusive);
 }
 
 #[test]

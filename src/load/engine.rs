@@ -17,19 +17,23 @@ use tokio::{
 
 use super::{
     LoadError, Measured, Schedule,
+    connection::Connection,
     prepare::{Load, PreparedLane, Template},
     recorder::{LaneRecorder, MOST_SAMPLES},
     rotation::Rotation,
     timer::Timer,
     worker::{Job, LONGEST_BACKLOG, Pool, Terms},
 };
-use crate::model::measurement::LaneMeasurement;
+use crate::model::{measurement::LaneMeasurement, settings::ConnectionUse};
 
 /// From the engine being ready to the first request, so that the first is no later than the others.
 const LEAD: Duration = Duration::from_millis(1);
 
 /// Overdue requests handed out before answers are looked at again.
 const BATCH: usize = 64;
+
+/// For opening all connections beforehand; one takes some hundred microseconds.
+const OPENING: Duration = Duration::from_secs(1);
 
 /// What may end a load early.
 pub(super) struct Signals {
@@ -45,6 +49,8 @@ pub(super) struct Engine {
     timer: Timer,
     started: Instant,
     load: Load,
+    /// For each lane, for each of its addresses.
+    opened: Vec<Vec<Vec<Connection>>>,
 }
 
 impl Engine {
@@ -62,7 +68,8 @@ impl Engine {
             let _entered = runtime.enter();
             Timer::new().map_err(LoadError::Timer)?
         };
-        Ok(Self { runtime, timer, started: Instant::now() + LEAD, load })
+        let opened = runtime.block_on(open_connections(&load));
+        Ok(Self { runtime, timer, started: Instant::now() + LEAD, load, opened })
     }
 
     /// The moment the schedule counts from.
@@ -72,12 +79,45 @@ impl Engine {
 
     /// Carries the load to its end.
     pub(super) fn run(self, signals: Signals) -> Result<Measured, LoadError> {
-        let Self { runtime, timer, started, load } = self;
-        LocalSet::new().block_on(&runtime, carry(load, started, timer, signals))
+        let Self { runtime, timer, started, load, opened } = self;
+        LocalSet::new().block_on(&runtime, carry(load, opened, started, timer, signals))
     }
 }
 
-async fn carry(load: Load, started: Instant, timer: Timer, signals: Signals) -> Result<Measured, LoadError> {
+/// Opens the connections that will be kept alive, so that the first requests of a window do not pay for them: they
+/// would pay more where a service has more addresses. What cannot be opened now is the affair of the request that
+/// wants it.
+async fn open_connections(load: &Load) -> Vec<Vec<Vec<Connection>>> {
+    let deadline = Instant::now() + OPENING;
+    let count = match load.connection_use {
+        ConnectionUse::KeepAlive => load.connections,
+        ConnectionUse::PerRequest => 0,
+    };
+    let mut opened = Vec::new();
+    for lane in &load.lanes {
+        let mut of_lane = Vec::new();
+        for address in lane.routes.iter().flatten() {
+            let mut of_address = Vec::new();
+            for _ in 0..count {
+                match Connection::open(*address, deadline).await {
+                    Ok(connection) => of_address.push(connection),
+                    Err(_) => break,
+                }
+            }
+            of_lane.push(of_address);
+        }
+        opened.push(of_lane);
+    }
+    opened
+}
+
+async fn carry(
+    load: Load,
+    opened: Vec<Vec<Vec<Connection>>>,
+    started: Instant,
+    timer: Timer,
+    signals: Signals,
+) -> Result<Measured, LoadError> {
     let Signals { stop, mut abandoned } = signals;
     let terms = Rc::new(Terms {
         started,
@@ -92,9 +132,11 @@ async fn carry(load: Load, started: Instant, timer: Timer, signals: Signals) -> 
     let mut dispatcher = Dispatcher {
         lanes: (0..)
             .zip(load.lanes)
-            .map(|(index, lane)| {
-                let recorder = LaneRecorder::new(index, load.slots.clone(), Rc::clone(&samples));
-                LaneTarget::new(lane, &terms, recorder)
+            .zip(opened)
+            .map(|((index, lane), opened)| {
+                let addresses = lane.routes.iter().map(Vec::len).sum();
+                let recorder = LaneRecorder::new(index, addresses, load.slots.clone(), Rc::clone(&samples));
+                LaneTarget::new(lane, opened, &terms, recorder)
             })
             .collect(),
         workers: JoinSet::new(),
@@ -202,13 +244,25 @@ impl Dispatcher {
 }
 
 impl LaneTarget {
-    fn new(lane: PreparedLane, terms: &Rc<Terms>, recorder: LaneRecorder) -> Self {
+    fn new(
+        lane: PreparedLane,
+        opened: Vec<Vec<Connection>>,
+        terms: &Rc<Terms>,
+        recorder: LaneRecorder,
+    ) -> Self {
         let recorder = Rc::new(RefCell::new(recorder));
-        let pool = |address| Pool::new(address, Rc::clone(terms), Rc::clone(&recorder));
+        let mut index = 0;
+        let mut opened = opened.into_iter();
+        let mut pool = |address| {
+            let opened = opened.next().unwrap_or_default();
+            let pool = Pool::new(address, index, opened, Rc::clone(terms), Rc::clone(&recorder));
+            index += 1;
+            pool
+        };
         let routes = lane
             .routes
             .into_iter()
-            .map(|addresses| RouteTarget { pools: addresses.into_iter().map(pool).collect(), next: 0 });
+            .map(|addresses| RouteTarget { pools: addresses.into_iter().map(&mut pool).collect(), next: 0 });
         let routes = routes.collect();
         Self {
             rotation: Rotation::new(lane.choices.iter().map(|choice| choice.weight)),

@@ -16,6 +16,8 @@ pub(super) const MOST_SAMPLES: usize = 5_000_000;
 /// How a request ended. Times are since the start of the load.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Completion {
+    /// Which of the lane's addresses it was sent to.
+    pub(super) address: usize,
     pub(super) intended: Duration,
     pub(super) sent: Duration,
     pub(super) done: Duration,
@@ -28,17 +30,23 @@ pub(super) struct Completion {
 pub(super) struct LaneRecorder {
     measurement: LaneMeasurement,
     own_time: OwnTime,
-    last_success: Duration,
+    /// Of each address, in the lane's own time. Kept apart: the answers of one instance would hide that another is away.
+    last_success: Vec<Duration>,
     /// What is left for all lanes together.
     sample_budget: Rc<Cell<usize>>,
 }
 
 impl LaneRecorder {
-    pub(super) fn new(lane: usize, slots: Arc<[Slot]>, sample_budget: Rc<Cell<usize>>) -> Self {
+    pub(super) fn new(
+        lane: usize,
+        addresses: usize,
+        slots: Arc<[Slot]>,
+        sample_budget: Rc<Cell<usize>>,
+    ) -> Self {
         Self {
             measurement: LaneMeasurement::default(),
             own_time: OwnTime::new(lane, slots),
-            last_success: Duration::ZERO,
+            last_success: vec![Duration::ZERO; addresses],
             sample_budget,
         }
     }
@@ -77,8 +85,9 @@ impl LaneRecorder {
             Ok(()) => {
                 measurement.counts.succeeded += 1;
                 let now = self.own_time.at(completion.done);
-                measurement.longest_gap = measurement.longest_gap.max(now.saturating_sub(self.last_success));
-                self.last_success = now;
+                let last = &mut self.last_success[completion.address];
+                measurement.longest_gap = measurement.longest_gap.max(now.saturating_sub(*last));
+                *last = now;
             }
             Err(class) => {
                 *measurement.counts.failed.entry(class).or_default() += 1;
@@ -109,8 +118,10 @@ impl LaneRecorder {
     /// Takes everything measured out, `end` being the end of the schedule.
     pub(super) fn take(&mut self, end: Duration) -> LaneMeasurement {
         let end = self.own_time.at(end);
-        let gap = end.saturating_sub(self.last_success);
-        self.measurement.longest_gap = self.measurement.longest_gap.max(gap);
+        for last in &self.last_success {
+            let gap = end.saturating_sub(*last);
+            self.measurement.longest_gap = self.measurement.longest_gap.max(gap);
+        }
         // A failure is only recorded when its retry is known, which may be after a later request's success.
         self.measurement.samples.sort_by_key(|sample| sample.done);
         std::mem::take(&mut self.measurement)
@@ -184,11 +195,12 @@ mod tests {
     fn recorder(lane: usize, slots: &[(usize, u32)], samples: usize) -> LaneRecorder {
         let slots: Vec<Slot> =
             slots.iter().map(|(lane, millis)| Slot { lane: *lane, length: MS * *millis }).collect();
-        LaneRecorder::new(lane, slots.into(), Rc::new(Cell::new(samples)))
+        LaneRecorder::new(lane, 1, slots.into(), Rc::new(Cell::new(samples)))
     }
 
     fn ended(intended: u32, done: u32, outcome: Result<(), ErrorClass>) -> Completion {
-        Completion { intended: MS * intended, sent: MS * intended, done: MS * done, outcome, retry: None }
+        let (intended, done) = (MS * intended, MS * done);
+        Completion { address: 0, intended, sent: intended, done, outcome, retry: None }
     }
 
     fn gap(mut recorder: LaneRecorder, successes: &[u32], end: u32) -> Duration {
@@ -208,6 +220,20 @@ mod tests {
         assert_eq!(gap(recorder(0, one, 0), &[], 1000), MS * 1000, "no success at all");
         assert_eq!(gap(recorder(0, one, 0), &[100], 300), MS * 200, "to where it was stopped");
         assert_eq!(gap(recorder(0, one, 0), &[100, 900, 1900], 1000), MS * 1000, "an outage past the end");
+    }
+
+    #[test]
+    fn an_instance_that_is_away_is_not_hidden_by_another() {
+        let slots = vec![Slot { lane: 0, length: MS * 1000 }];
+        let mut recorder = LaneRecorder::new(0, 2, slots.into(), Rc::new(Cell::new(0)));
+        for done in (50..=1000).step_by(50) {
+            recorder.completed(&ended(0, done, Ok(())));
+            if done == 100 {
+                recorder.completed(&Completion { address: 1, ..ended(0, done, Ok(())) });
+            }
+        }
+        recorder.close(MS * 1000);
+        assert_eq!(recorder.take(MS * 1000).longest_gap, MS * 900);
     }
 
     #[test]

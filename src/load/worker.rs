@@ -47,9 +47,13 @@ pub(super) struct Job {
 /// The workers of one address.
 pub(super) struct Pool {
     address: SocketAddr,
+    /// Which of the lane's addresses it is.
+    index: usize,
     terms: Rc<Terms>,
     recorder: Rc<RefCell<LaneRecorder>>,
     queues: RefCell<Queues>,
+    /// Opened before the schedule began, for the workers' first requests.
+    opened: RefCell<Vec<Connection>>,
 }
 
 #[derive(Default)]
@@ -70,10 +74,19 @@ struct Desk {
 impl Pool {
     pub(super) fn new(
         address: SocketAddr,
+        index: usize,
+        opened: Vec<Connection>,
         terms: Rc<Terms>,
         recorder: Rc<RefCell<LaneRecorder>>,
     ) -> Rc<Self> {
-        Rc::new(Self { address, terms, recorder, queues: RefCell::default() })
+        Rc::new(Self {
+            address,
+            index,
+            terms,
+            recorder,
+            queues: RefCell::default(),
+            opened: RefCell::new(opened),
+        })
     }
 
     /// Takes a request that is due. Never waits.
@@ -158,6 +171,7 @@ impl Pool {
             retry = Some(self.attempt(connection, &job.template, deadline).await.is_ok());
         }
         self.recorder.borrow_mut().completed(&Completion {
+            address: self.index,
             intended: job.intended,
             sent: sent.saturating_duration_since(started),
             done: done.saturating_duration_since(started),
@@ -180,7 +194,7 @@ impl Pool {
         if self.terms.connection_use == ConnectionUse::KeepAlive {
             *kept = Some(connection);
         }
-        if answer.status.as_u16() >= 400 { Err(ErrorClass::Status) } else { Ok(()) }
+        if answer.status.is_success() { Ok(()) } else { Err(ErrorClass::Status) }
     }
 }
 
@@ -206,7 +220,7 @@ async fn ended(connection: &mut Option<Connection>) {
 }
 
 async fn work(pool: Rc<Pool>, first: Job) {
-    let mut connection = None;
+    let mut connection = pool.opened.borrow_mut().pop();
     let mut next = Some(first);
     while let Some(job) = next {
         pool.perform(&mut connection, &job).await;
@@ -235,10 +249,10 @@ mod tests {
             closing: Cell::new(None),
         };
         let slots = [Slot { lane: 0, length: Duration::from_secs(1) }];
-        let recorder = LaneRecorder::new(0, slots.into(), Rc::new(Cell::new(0)));
+        let recorder = LaneRecorder::new(0, 1, slots.into(), Rc::new(Cell::new(0)));
         let recorder = Rc::new(RefCell::new(recorder));
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
-        let pool = Pool::new(address, Rc::new(terms), Rc::clone(&recorder));
+        let pool = Pool::new(address, 0, Vec::new(), Rc::new(terms), Rc::clone(&recorder));
         let request = hyper::Request::new(Full::default());
         let template = Rc::new(Template { request, idempotent: true });
         let mut workers = JoinSet::new();

@@ -22,7 +22,8 @@ pub struct LaneMeasurement {
     pub lag: LatencyHistogram,
     /// Requests by outcome.
     pub counts: RequestCounts,
-    /// The longest time between two successes, within the lane's own slots.
+    /// The longest time between two successes at any one address, within the lane's own slots: per address, since
+    /// the answers of one instance would hide that another is away.
     pub longest_gap: Duration,
     /// Each request, when the plan asked to keep them; in order of completion.
     pub samples: Vec<Sample>,

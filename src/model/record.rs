@@ -190,7 +190,7 @@ pub struct ArmEpoch {
     pub latency: LatencySummary,
     /// Requests by outcome.
     pub requests: RequestCounts,
-    /// Longest time between two successes within the arm's slots.
+    /// Longest time between two successes at any one address, within the arm's slots.
     pub longest_gap_s: f64,
     /// p99 of actual less intended send.
     pub send_lag_p99_s: Option<f64>,

@@ -26,7 +26,7 @@ pub enum ErrorClass {
     StaleKeepAlive,
     /// No whole answer within the time-out.
     Timeout,
-    /// An answer with a status of 400 or more.
+    /// An answer with a status outside 200 to 299: a redirect is not the work that was asked for.
     Status,
     /// An answer that is not HTTP.
     Protocol,
@@ -102,6 +102,18 @@ impl RequestCounts {
     /// Requests with an outcome.
     pub fn completed(&self) -> u64 {
         self.succeeded.saturating_add(self.failures())
+    }
+
+    /// Wanted by the schedule and without an outcome.
+    pub fn unanswered(&self) -> u64 {
+        self.offered.saturating_sub(self.completed())
+    }
+
+    /// When nothing failed: the largest rate of failure that would still show none so often once in twenty times,
+    /// 1 − 0.05^(1/n), which is Clopper–Pearson's upper bound at 95% for zero events.
+    pub fn bound_of_none_failed(&self) -> Option<f64> {
+        let completed = self.completed();
+        (self.failures() == 0 && completed > 0).then(|| 1.0 - 0.05_f64.powf(1.0 / completed as f64))
     }
 
     /// Adds another count to this one.

@@ -77,7 +77,7 @@ pub enum Figure {
     ErrorsAfterRetry,
     /// Failed requests over all requests, first tries.
     ErrorRate,
-    /// The longest time between two successes, seconds.
+    /// The longest time between two successes at any one address, seconds.
     LongestGapSeconds,
     /// The slowest answer, seconds.
     MaxLatencySeconds,

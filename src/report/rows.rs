@@ -7,6 +7,7 @@ use super::{
 use crate::model::{
     measurement::Usage,
     record::{ArmEpoch, ArmRole, Record},
+    sample::RequestCounts,
     scenario::{Expectation, Figure},
     target::RuntimeIdentity,
     units::Bytes,
@@ -214,7 +215,11 @@ pub(super) fn record(record: &Record) -> (Vec<String>, Vec<Vec<String>>) {
         let total = |of: fn(&ArmEpoch) -> u64| arms.iter().map(|arm| of(arm)).fold(0, u64::saturating_add);
         let (failures, completed) =
             (total(|arm| arm.requests.failures()), total(|arm| arm.requests.completed()));
-        format!("{} of {}", words::count(failures), words::count(completed))
+        let bound =
+            RequestCounts { succeeded: completed - failures.min(completed), ..RequestCounts::default() };
+        let bound = if failures == 0 { bound.bound_of_none_failed() } else { None };
+        let bound = bound.map(|bound| format!(" (< {} at 95%)", words::bound(bound))).unwrap_or_default();
+        format!("{} of {}{bound}", words::count(failures), words::count(completed))
     };
     let lines = vec![
         line("start to ready", &seconds(|arm| Some(arm.start_to_ready_s))),

@@ -8,6 +8,7 @@ use crate::{
     model::{
         event::Event,
         measurement::{ArmUsage, LaneMeasurement},
+        process::ProcessId,
         record::{ArmEpoch, Conditions, Epoch, LatencySummary},
         units::format_duration,
         workload::{Endpoint, Workload},
@@ -78,7 +79,17 @@ pub(super) async fn run(
     let after = read_all(arms, plan.arms.len()).await?;
     let conditions = window.end();
     arms.stop_all().await?;
-    let usage = after.into_iter().zip(before).map(|(after, before)| after.since(before));
+    let usage = after.into_iter().zip(before).zip(&plan.arms).map(|((after, before), arm)| {
+        let same = after.processes == before.processes;
+        if !same {
+            let text = format!(
+                "{}: its processes changed within the window, so it has no memory or CPU figure",
+                arm.name
+            );
+            context.tell(Event::Warning(text));
+        }
+        window_usage(after.usage, before.usage, same)
+    });
     let arms = measured
         .iter()
         .zip(usage)
@@ -132,14 +143,35 @@ async fn send(
     Ok(load::run(plan, lanes.to_vec(), context.stop.clone()).await?.lanes)
 }
 
-async fn read_all(arms: &mut Arms, count: usize) -> Result<Vec<ArmUsage>, SessionError> {
-    let mut usage = Vec::with_capacity(count);
+/// The usage of an arm, and the service processes it is the usage of.
+struct Reading {
+    processes: Vec<ProcessId>,
+    usage: ArmUsage,
+}
+
+async fn read_all(arms: &mut Arms, count: usize) -> Result<Vec<Reading>, SessionError> {
+    let mut readings = Vec::with_capacity(count);
     for index in 0..count {
         let (arm, runtime) = arms.arm_and_runtime(index);
         let name = arm.name.clone();
-        usage.push(probe::read(&runtime.processes().await.map_err(SessionError::runtime(&name))?));
+        let found = runtime.processes().await.map_err(SessionError::runtime(&name))?;
+        let usage = probe::read(&found);
+        let mut processes = found.service;
+        processes.sort_unstable();
+        readings.push(Reading { processes, usage });
     }
-    Ok(usage)
+    Ok(readings)
+}
+
+/// What was used in the window. A process that ended or was replaced in it would make memory and CPU look smaller
+/// than they are, so that the service then has neither figure.
+fn window_usage(after: ArmUsage, before: ArmUsage, same_processes: bool) -> ArmUsage {
+    let mut usage = after.since(before);
+    if !same_processes {
+        usage.service.memory = None;
+        usage.service.cpu = None;
+    }
+    usage
 }
 
 fn arm_epoch(lane: &LaneMeasurement, usage: ArmUsage, start_to_ready: Duration) -> ArmEpoch {

@@ -24,10 +24,10 @@ use crate::{
 
 /// Between two looks while something is awaited.
 const POLL: Duration = Duration::from_millis(5);
-/// What has not come back by then is not coming back by itself.
+/// What has not come back by then is not coming back by itself, unless the scenario itself allows for more.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
-/// Far beyond any scenario; the load is told to stop long before.
-const LONGEST_LOAD: Duration = Duration::from_secs(600);
+/// Far beyond any action; the load is told to stop long before.
+const LONGEST_ACTION: Duration = Duration::from_secs(3600);
 /// Answers read from an endpoint to see which release serves: several, since instances may share it.
 const RELEASE_LOOKS: usize = 8;
 
@@ -103,7 +103,7 @@ async fn repetitions(
     for repetition in 0..scenario.repeat {
         // Every repetition begins from fresh processes: what one leaves behind is not the next one's.
         let ready = arms.start(0, repetition).await?;
-        let mut run = Run { context, arms, health: Health::new()? };
+        let mut run = Run { context, arms, health: Health::new()?, patience: patience(scenario) };
         let figures = match scenario.action {
             Action::StartAll => run.start_all(ready).await?,
             Action::Reload | Action::KillInstance => run.under_load(scenario, repetition).await?,
@@ -118,6 +118,8 @@ struct Run<'a> {
     context: &'a Context,
     arms: &'a mut Arms,
     health: Health,
+    /// How long a recovery is awaited.
+    patience: Duration,
 }
 
 impl Run<'_> {
@@ -175,7 +177,7 @@ impl Run<'_> {
         let settings = &self.context.load;
         let plan = load::Plan {
             rate_per_second: load.rate_per_second,
-            slots: vec![Slot { lane: 0, length: LONGEST_LOAD }],
+            slots: vec![Slot { lane: 0, length: load.before + LONGEST_ACTION + load.after }],
             connections: settings.connections,
             connection_use: load.connection_use,
             timeout: settings.timeout,
@@ -202,7 +204,7 @@ impl Run<'_> {
         let after = self.status().await?;
         let of_loaded = |process: &&(String, ProcessId)| loaded.contains(&process.0);
         let now = processes(&after);
-        let count = now.iter().filter(of_loaded).count();
+        let count = after.iter().filter(|instance| loaded.contains(&instance.service)).count();
         if count > 0 {
             let replaced = now.iter().filter(of_loaded).filter(|process| !before.contains(process)).count();
             figures.insert(Figure::ReplacedShare, replaced as f64 / count as f64);
@@ -254,7 +256,7 @@ impl Run<'_> {
         workload: &Workload,
         condition: impl Fn(&[InstanceStatus]) -> bool,
     ) -> Result<Option<Recovery>, SessionError> {
-        let deadline = Instant::now() + RECOVERY_LIMIT;
+        let deadline = Instant::now() + self.patience;
         let mut held = None;
         while Instant::now() < deadline {
             if held.is_none() && condition(&self.status().await?) {
@@ -297,6 +299,13 @@ impl Run<'_> {
     }
 }
 
+fn patience(scenario: &Scenario) -> Duration {
+    let of_recovery = |figure| matches!(figure, Figure::RespawnSeconds | Figure::ServeSeconds);
+    let bounds = scenario.expect.iter().filter(|expectation| of_recovery(expectation.figure));
+    let longest = bounds.filter_map(|expectation| expectation.at_most).fold(0.0, f64::max);
+    RECOVERY_LIMIT.max(Duration::try_from_secs_f64(longest + 1.0).unwrap_or(LONGEST_ACTION))
+}
+
 struct Recovery {
     condition: Instant,
     healthy: Instant,
@@ -317,15 +326,18 @@ impl RunningLoad {
 
 fn load_figures(lane: &LaneMeasurement) -> Figures {
     let counts = &lane.counts;
+    // What was due and never answered is lost to its user, whether it was sent or not.
+    let requests = counts.completed() + counts.unanswered();
+    let errors = counts.failures() + counts.unanswered();
     let mut figures = Figures::from([
-        (Figure::Requests, counts.completed() as f64),
-        (Figure::Errors, counts.failures() as f64),
-        (Figure::ErrorsAfterRetry, counts.failures_after_retry() as f64),
+        (Figure::Requests, requests as f64),
+        (Figure::Errors, errors as f64),
+        (Figure::ErrorsAfterRetry, (counts.failures_after_retry() + counts.unanswered()) as f64),
         (Figure::LongestGapSeconds, lane.longest_gap.as_secs_f64()),
         (Figure::OverOneSecond, counts.over_one_second as f64),
     ]);
-    if counts.completed() > 0 {
-        figures.insert(Figure::ErrorRate, counts.failures() as f64 / counts.completed() as f64);
+    if requests > 0 {
+        figures.insert(Figure::ErrorRate, errors as f64 / requests as f64);
     }
     if let Some(max) = lane.latency.max() {
         figures.insert(Figure::MaxLatencySeconds, max.as_secs_f64());

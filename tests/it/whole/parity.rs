@@ -42,7 +42,7 @@ fn every_scenario_runs_on_every_runtime() {
     assert!(worst(cell(rows, "zero-downtime-reload", "pm2"), "errors") > 0.0);
     let docker = cell(rows, "zero-downtime-reload", "docker");
     assert!(worst(docker, "errors") > 0.0, "{docker}");
-    assert!(worst(docker, "longest_gap_seconds") > 0.0, "{docker}");
+    assert!(worst(docker, "longest_gap_seconds") > 0.1, "hundreds of milliseconds: {docker}");
     // A killed instance comes back where there is a supervisor, and only there.
     for target in ["builtin", "pm2", "docker"] {
         let killed = cell(rows, "restart-resilience", target);
