@@ -99,8 +99,14 @@ pub(super) async fn prepare(workload: &WorkloadArgs, load: Option<&LoadArgs>) ->
         tell(&format!("note: {note}"));
     }
     let settings = load.map_or(Ok(config.load), |load| load.over(config.load))?;
-    for cleared in cleanup::clear_orphans().await? {
-        tell(&format!("note: cleared what a killed run had left: {cleared}"));
+    match cleanup::clear_orphans().await {
+        Ok(cleared) => {
+            for session in cleared {
+                tell(&format!("note: cleared what a killed run had left: {session}"));
+            }
+        }
+        // It is in nobody's way: what is left has ports and names of its own.
+        Err(error) => tell(&format!("warning: what a killed run has left cannot be cleared: {error}")),
     }
     let context = Context {
         workload: Arc::new(config.workload.clone()),

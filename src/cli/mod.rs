@@ -110,8 +110,9 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Parity(args) => parity::run(&args).await,
         Command::Scenario(args) => scenario::run(&args),
         Command::Load(args) => {
-            load::run(&args, interrupt::watch()?, &mut std::io::stdout().lock()).await?;
-            Ok(ExitCode::Pass)
+            let stop = interrupt::watch()?;
+            load::run(&args, stop.clone(), &mut std::io::stdout().lock()).await?;
+            Ok(if *stop.borrow() { ExitCode::Interrupted } else { ExitCode::Pass })
         }
         Command::Demo(args) => {
             demo::run(&args).await?;

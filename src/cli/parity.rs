@@ -51,7 +51,8 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
             .collect::<Result<Vec<Target>, _>>()?
     };
     let mut rows = Vec::new();
-    for target in &targets {
+    let mut stopped_by = None;
+    'targets: for target in &targets {
         for scenario in &scenarios {
             let (id, _) = measure::new_session();
             match session::run_scenario(&prepared.context, id, scenario, target).await {
@@ -64,14 +65,24 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
                 }),
                 // Nobody asked for this runtime by name: that it is not here is worth a line, not a failure.
                 Err(SessionError::Runtime {
-                    source: RuntimeError::Missing { runtime, reason, .. }, ..
+                    source: source @ (RuntimeError::Missing { .. } | RuntimeError::WorkloadLacks { .. }),
+                    ..
                 }) if args.targets.is_empty() => {
-                    tell(&format!("note: left out {runtime}: {reason}"));
+                    tell(&format!("note: left out {}: {source}", target.name));
                     break;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    stopped_by = Some(error);
+                    break 'targets;
+                }
             }
         }
+    }
+    // What was measured before an interrupt or a failure is shown and kept all the same.
+    if rows.is_empty()
+        && let Some(error) = stopped_by
+    {
+        return Err(error.into());
     }
     print(&rows, args.format)?;
     let (session, _) = measure::new_session();
@@ -80,7 +91,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     report::markdown::parity(&rows, &mut markdown)?;
     store::write_atomically(&path, &markdown)?;
     tell(&format!("report: {}", path.display()));
-    Ok(exit_code(&rows))
+    stopped_by.map_or_else(|| Ok(exit_code(&rows)), |error| Err(error.into()))
 }
 
 fn print(rows: &[ParityRow], format: Format) -> Result<(), CliError> {

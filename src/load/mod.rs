@@ -139,7 +139,7 @@ pub fn spawn(plan: Plan, lanes: Vec<Lane>, stop: watch::Receiver<bool>) -> Resul
             };
         })
         .map_err(LoadError::Thread)?;
-    // The thread answers within a millisecond, so this blocks no runtime to speak of.
+    // The thread answers as soon as its connections are open, which on loopback is milliseconds; at most a second.
     let started = begun.recv().map_err(|_| LoadError::Died)??;
     Ok(LoadHandle { started, outcome, _wanted: wanted })
 }

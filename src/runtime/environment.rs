@@ -21,7 +21,7 @@ pub fn for_process(
     }
     env.extend(resolved(service, |peer| arm.ports.get(peer).map(|port| format!("127.0.0.1:{port}"))));
     if let Some(port) = arm.ports.get(&service.name) {
-        env.insert(arm.workload.port_variable.clone(), (port + port_offset).to_string());
+        env.insert(arm.workload.port_variable.clone(), port.saturating_add(port_offset).to_string());
     }
     if let Some(variable) = &arm.workload.release_variable {
         env.insert(variable.clone(), arm.sandbox.release_file().display().to_string());

@@ -50,6 +50,10 @@ impl PortAllocator {
     fn take(&mut self, count: u16, service: &str) -> Result<u16, RuntimeError> {
         for _ in 0..(LAST_FREE - FIRST_FREE) {
             let first = self.next;
+            if first.checked_add(count).is_none() {
+                // Beyond the last port there is; only ports asked for can come to this.
+                return Err(RuntimeError::PortTaken { port: first, service: service.to_owned() });
+            }
             let taken = (first..first.saturating_add(count)).find(|port| !is_free(*port));
             match taken {
                 None => {

@@ -21,6 +21,9 @@ use crate::model::process::ProcessId;
 /// The environment variable that every process of an arm carries.
 pub const MARK: &str = "QBENCH_SANDBOX";
 
+/// Begins the name of a session's folder that has no owner yet.
+const BEGINNING: &str = ".beginning-";
+
 /// The sandboxes of one session.
 #[derive(Debug)]
 pub struct SessionSandbox {
@@ -55,10 +58,17 @@ impl SessionSandbox {
         let base = base();
         make_private(&base)?;
         let dir = base.join(session);
-        make_private(&dir)?;
+        // Under another name until it has its owner: a session without one is an orphan to whoever looks.
+        let beginning = base.join(format!("{BEGINNING}{session}"));
+        make_private(&beginning)?;
         let owner = Owner { process: ProcessId::of_this_process()? };
         let text = serde_json::to_string(&owner).expect("an owner is plain data");
-        write(&dir.join("owner.json"), text.as_bytes())?;
+        write(&beginning.join("owner.json"), text.as_bytes())?;
+        fs::rename(&beginning, &dir).map_err(|source| RuntimeError::File {
+            action: "make",
+            path: dir.clone(),
+            source,
+        })?;
         Ok(Self { dir })
     }
 
@@ -143,13 +153,21 @@ impl Sandbox {
         let limit = Duration::from_secs(5);
         let deadline = Instant::now() + limit;
         let mut killed: BTreeSet<ProcessId> = BTreeSet::new();
+        let mut empty_before = false;
         loop {
             let mut left: BTreeSet<ProcessId> = self.marked_processes().into_iter().collect();
             // A process that is ending shows no environment any more, some time before it is a zombie or gone.
             left.extend(killed.iter().filter(|process| process.is_alive()));
             if left.is_empty() {
-                return Ok(());
+                // Nor does one that is just turning into another program: only two looks in a row are an answer.
+                if empty_before {
+                    return Ok(());
+                }
+                empty_before = true;
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
             }
+            empty_before = false;
             if Instant::now() > deadline {
                 return Err(RuntimeError::TimedOut {
                     what: format!("ending {} processes", left.len()),
@@ -233,7 +251,9 @@ fn sessions() -> Vec<PathBuf> {
     if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
         return Vec::new();
     }
-    folders_in(&base)
+    let is_begun =
+        |dir: &PathBuf| !dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(BEGINNING));
+    folders_in(&base).into_iter().filter(is_begun).collect()
 }
 
 fn arms_of(session: &Path) -> Vec<Sandbox> {

@@ -158,6 +158,11 @@ impl Arms {
             let ended = resolved.runtime.teardown().await.map_err(SessionError::runtime(&arm.name));
             first = first.and(ended);
         }
+        for arm in &self.planned {
+            // Also of an arm whose runtime was never made, or whose own commands were cut off.
+            let ended = arm.sandbox.kill_marked().map_err(SessionError::runtime(&arm.name));
+            first = first.and(ended);
+        }
         if let Some(folder) = self.folder.take()
             && first.is_ok()
         {

@@ -89,9 +89,24 @@ pub async fn run_epochs(
     }
     let ended = arms.tear_down().await;
     context.tell(Event::SessionFinished);
-    let records = measured?;
-    ended?;
-    Ok(records)
+    both(context, measured, ended)
+}
+
+/// What was measured, if all was cleared as well. Where both failed, the first cause is the error and the other a
+/// warning: something may still run.
+fn both<T>(
+    context: &Context,
+    measured: Result<T, SessionError>,
+    ended: Result<(), SessionError>,
+) -> Result<T, SessionError> {
+    match (measured, ended) {
+        (Err(error), Err(also)) => {
+            context
+                .tell(Event::Warning(format!("{also}; `qbench doctor --clean` clears what may still run")));
+            Err(error)
+        }
+        (measured, ended) => measured.and_then(|measured| ended.map(|()| measured)),
+    }
 }
 
 async fn epochs(

@@ -71,7 +71,8 @@ impl Plan {
         };
         let arms = vec![
             arm("control-1", control, ArmRole::Control),
-            arm(&target.name, target, ArmRole::Target),
+            // With a prefix, since a target may have any name, a control's too.
+            arm(&format!("target-{}", target.name), target, ArmRole::Target),
             arm("control-2", control, ArmRole::ControlAgain),
         ];
         Self::lay_out(id, started_at, seed, records, arms, load)

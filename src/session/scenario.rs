@@ -63,8 +63,7 @@ pub async fn run(
         ran = prepared_repetitions(context, scenario, &mut arms) => ran,
     };
     let ended = arms.tear_down().await;
-    let (identity, outcome) = ran?;
-    ended?;
+    let (identity, outcome) = super::both(context, ran, ended)?;
     context.tell(Event::ScenarioFinished {
         scenario: scenario.name.clone(),
         target: target.name.clone(),
@@ -78,17 +77,29 @@ async fn prepared_repetitions(
     scenario: &Scenario,
     arms: &mut Arms,
 ) -> Result<(RuntimeIdentity, ScenarioOutcome), SessionError> {
-    arms.prepare().await?;
-    let identity = arms.identities().remove(0);
-    let outcome = match repetitions(context, scenario, arms).await {
+    let prepared = arms.prepare().await;
+    let Some(identity) = arms.identities().pop() else {
+        return Err(prepared.err().unwrap_or(SessionError::Interrupted));
+    };
+    let ran = match prepared {
+        Ok(()) => repetitions(context, scenario, arms).await,
+        Err(error) => Err(error),
+    };
+    let outcome = match ran {
+        Err(error @ SessionError::Runtime { source: RuntimeError::WorkloadLacks { .. }, .. }) => {
+            return Err(error);
+        }
         Ok(runs) => ScenarioOutcome::Ran { runs },
         Err(SessionError::Runtime { source: source @ RuntimeError::Unsupported { .. }, .. }) => {
             ScenarioOutcome::Unsupported { reason: source.to_string() }
         }
         Err(SessionError::Interrupted) => return Err(SessionError::Interrupted),
         Err(error) => {
-            let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-            ScenarioOutcome::Broken { reason: format!("{error}{hint}") }
+            // The hint may quote what a service wrote, which no report may hold.
+            if let Some(hint) = error.hint() {
+                context.tell(Event::Warning(format!("{error}; {hint}")));
+            }
+            ScenarioOutcome::Broken { reason: error.to_string() }
         }
     };
     Ok((identity, outcome))
@@ -218,19 +229,22 @@ impl Run<'_> {
     async fn kill(&mut self) -> Result<Figures, SessionError> {
         let workload = self.workload();
         let name = self.arm_name();
-        let services = loaded_services(&workload);
+        let services: BTreeSet<String> = loaded_services(&workload).into_iter().collect();
+        let before = spawned(&self.status().await?, &services).len();
         let mut killed = Vec::new();
-        let begun = Instant::now();
+        let mut first_kill = None;
         for service in &services {
-            killed
-                .push(self.runtime().kill_instance(service, 0).await.map_err(SessionError::runtime(&name))?);
+            let dead =
+                self.runtime().kill_instance(service, 0).await.map_err(SessionError::runtime(&name))?;
+            // Only now: what a runtime takes to look an instance up is no part of its recovery.
+            first_kill.get_or_insert_with(Instant::now);
+            killed.push(dead);
         }
-        let expected = self.runtime().declared_instances();
+        let begun = first_kill.unwrap_or_else(Instant::now);
         let respawned = self
             .recovered(&workload, |status| {
-                let now = processes(status);
-                now.len() >= expected
-                    && killed.iter().all(|dead| now.iter().all(|(_, process)| process != dead))
+                let now = spawned(status, &services);
+                now.len() >= before && killed.iter().all(|dead| !now.contains(dead))
             })
             .await?;
         let mut figures = Figures::new();
@@ -350,6 +364,13 @@ fn loaded_services(workload: &Workload) -> Vec<String> {
         service.http.as_ref().is_some_and(|http| !http.requests.is_empty())
     };
     workload.services.iter().filter(takes_load).map(|service| service.name.clone()).collect()
+}
+
+/// The living processes of some services, ready or not: for one runtime "online" means spawned, for another ready.
+fn spawned(status: &[InstanceStatus], services: &BTreeSet<String>) -> BTreeSet<ProcessId> {
+    let living = |state| matches!(state, InstanceState::Online | InstanceState::Launching);
+    let own = status.iter().filter(|instance| living(instance.state) && services.contains(&instance.service));
+    own.filter_map(|instance| instance.process).collect()
 }
 
 fn processes(status: &[InstanceStatus]) -> BTreeSet<(String, ProcessId)> {

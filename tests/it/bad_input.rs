@@ -87,7 +87,7 @@ fn without_pm2_the_built_in_supervisor_stands_in_and_says_so() {
     let folder = folder();
     demo_in(folder.path());
     let outcome = Qbench::new(folder.path(), &["collect", "pm2", "--epochs", "1", "--window", "1s"])
-        .env("PATH", "/usr/bin:/bin")
+        .env("PATH", folder.path())
         .run()
         .exits_with(0)
         .stdout_has("STANDING IN FOR pm2");

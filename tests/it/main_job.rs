@@ -71,13 +71,14 @@ fn a_record_keeps_no_secret() {
 fn bare_against_itself_does_not_fail() {
     let folder = folder();
     demo_in(folder.path());
-    // Too short for a narrow interval, so INCONCLUSIVE is as right as PASS; FAIL and INVALID would be lies.
+    // Too short for a narrow interval, so INCONCLUSIVE is as right as PASS, and INVALID may be
+    // on a machine that is disturbed; FAIL would be a lie.
     let outcome = Qbench::new(
         folder.path(),
         &["validate", "bare", "bare", "--epochs", "6", "--window", "2s", "--format", "json"],
     )
     .run()
-    .exits_with_one_of(&[0, 4]);
+    .exits_with_one_of(&[0, 4, 5]);
     let comparison = outcome.json()["comparison"].take();
     assert_eq!(comparison["grade"], "paired");
     let p50 = &comparison["metrics"][0];
@@ -143,7 +144,7 @@ fn a_second_interrupt_ends_at_once() {
     running.wait_until_it_started_something();
     running.signal(Signal::INT);
     running.signal(Signal::TERM);
-    running.wait().exits_with(130);
+    running.wait().exits_with(130).stderr_has("ended at once");
     Qbench::new(folder.path(), &["doctor", "--clean"]).run().exits_with(0);
     assert_nothing_is_left(folder.path());
 }

@@ -21,6 +21,8 @@ use super::{KIND, LABEL_INSTANCE, LABEL_PROJECT, LABEL_SANDBOX, LABEL_SERVICE};
 use crate::runtime::{COMMAND_TIMEOUT, RuntimeError};
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+/// How long a request that the Engine has taken may go on after its client is gone.
+const SETTLING: Duration = Duration::from_millis(500);
 /// How long the removal of everything may take.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -162,40 +164,45 @@ impl Engine {
     /// Removes containers, with their anonymous volumes, and networks.
     pub(super) async fn remove_containers(&self, owner: Owner<'_>) -> Result<Cleaned, RuntimeError> {
         let mut cleaned = Cleaned::default();
-        let deadline = Instant::now() + REMOVAL_LIMIT;
+        let limit = REMOVAL_LIMIT;
+        let deadline = Instant::now() + limit;
         loop {
             let containers = self.container_ids(owner).await?;
             let networks = self.network_ids(owner).await?;
             if containers.is_empty() && networks.is_empty() {
                 return Ok(cleaned);
             }
-            let mut refused = None;
+            let what = format!("removing {} containers and {} networks", containers.len(), networks.len());
+            let mut refused = RuntimeError::TimedOut { what, limit };
             for id in &containers {
                 let options = RemoveContainerOptions { v: true, force: true, link: false };
                 match unless_gone(self.api.remove_container(id, Some(options)).await) {
                     Ok(done) => cleaned.containers += usize::from(done.is_some()),
-                    Err(error) => refused = Some(error),
+                    Err(error) => refused = error,
                 }
             }
             for id in &networks {
                 match unless_gone(self.api.remove_network(id).await) {
                     Ok(done) => cleaned.networks += usize::from(done.is_some()),
-                    Err(error) => refused = Some(error),
+                    Err(error) => refused = error,
                 }
             }
-            if let Some(error) = refused {
-                if Instant::now() > deadline {
-                    return Err(error);
-                }
-                // A removal already under way is refused until it is done; the list then tells.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            if Instant::now() > deadline {
+                return Err(refused);
             }
+            // A removal already under way is refused until it is done; the list then tells.
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     /// Removes everything of a project: containers, networks, volumes that compose made for it, images built for it.
     pub(super) async fn remove_everything(&self, owner: Owner<'_>) -> Result<Cleaned, RuntimeError> {
         let mut cleaned = self.remove_containers(owner).await?;
+        // What a compose command that was cut off had asked for may still be made by the Engine.
+        tokio::time::sleep(SETTLING).await;
+        let late = self.remove_containers(owner).await?;
+        cleaned.containers += late.containers;
+        cleaned.networks += late.networks;
         let filters = Some(filter("label", &format!("{LABEL_PROJECT}={}", owner.project)));
         let listed = self.api.list_volumes(Some(ListVolumesOptions { filters })).await.map_err(answer)?;
         for volume in listed.volumes.unwrap_or_default() {
