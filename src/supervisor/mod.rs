@@ -2,10 +2,10 @@
 //!
 //! Deliberately absent: benchmarks, and anything else of this crate; the room can be lifted out as it is.
 //!
-//! Theory of operation. [`run`] is a process of its own. One [`actor`] owns every instance and is the only place
-//! where anything changes; what an instance does next is decided by [`state`], a pure table. Around the actor stand
-//! small tasks that only wait and then send it a message: one guard per running process ([`tree`]), one readiness
-//! check per starting process ([`readiness`]), and one per client of the control socket ([`control`]). Every change
+//! Theory of operation. [`run`] is a process of its own. One `actor` owns every instance and is the only place
+//! where anything changes; what an instance does next is decided by `state`, a pure table. Around the actor stand
+//! small tasks that only wait and then send it a message: one guard per running process (`tree`), one readiness
+//! check per starting process (`readiness`), and one per client of the control socket (`control`). Every change
 //! of an instance is published to the clients that subscribed.
 //!
 //! Each process leads a session of its own. Nothing ties its life to the supervisor's: when the supervisor is
