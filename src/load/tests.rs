@@ -208,10 +208,10 @@ async fn a_stalled_second_is_not_left_out() {
     let reported = |q| lane.latency.quantile(q).unwrap().as_secs_f64();
     let (p95, p99) = (reported(0.95), reported(0.99));
     // In theory 0.9 s and 0.5 s; the server's own clock, below, says what it was in this run.
-    assert!((0.85..1.2).contains(&p99), "p99 {p99}");
+    assert!((0.85..0.95).contains(&p99), "p99 {p99}");
     assert!(p95 > 0.45, "p95 {p95}");
     // Catching up takes an unoptimised client and server 0.2 s, which is then part of the truth.
-    assert!(p95 < 0.60 || cfg!(debug_assertions), "p95 {p95}");
+    assert!(p95 < 0.55 || cfg!(debug_assertions), "p95 {p95}");
     assert!(lane.longest_gap >= Duration::from_millis(950), "{:?}", lane.longest_gap);
 
     // The k-th answer to the k-th request, by the server's clock and the schedule's arithmetic alone.
@@ -222,8 +222,8 @@ async fn a_stalled_second_is_not_left_out() {
         .map(|(k, at)| at.saturating_duration_since(measured.started + Duration::from_millis(k)))
         .collect();
     truth.sort();
-    assert!((p95 - truth[9500].as_secs_f64()).abs() < 0.05, "p95 {p95}, truth {:?}", truth[9500]);
-    assert!((p99 - truth[9900].as_secs_f64()).abs() < 0.05, "p99 {p99}, truth {:?}", truth[9900]);
+    assert!((p95 - truth[9500].as_secs_f64()).abs() < 0.02, "p95 {p95}, truth {:?}", truth[9500]);
+    assert!((p99 - truth[9900].as_secs_f64()).abs() < 0.02, "p99 {p99}, truth {:?}", truth[9900]);
 }
 
 #[tokio::test]
@@ -406,7 +406,9 @@ async fn a_stop_before_the_start_is_an_empty_load() {
     let (_stop, stopped) = watch::channel(true);
     let measured =
         run(plan(200.0, 60_000), vec![lane(server.address, request("GET"))], stopped).await.unwrap();
-    assert!(measured.lanes[0].counts.offered <= 200 && measured.scheduled < Duration::from_secs(30));
+    let due = (measured.scheduled.as_secs_f64() * 200.0).floor() as u64 + 1;
+    assert_eq!(measured.lanes[0].counts.offered, due, "what was due when it was stopped, and no more");
+    assert!(measured.scheduled < Duration::from_secs(30));
 }
 
 #[tokio::test]
