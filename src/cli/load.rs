@@ -19,7 +19,7 @@ use crate::{
         sample::LatencyHistogram,
         settings::ConnectionUse,
         units::{format_duration, parse_duration},
-        workload::Request,
+        request::Request,
     },
 };
 
@@ -62,6 +62,18 @@ pub(crate) struct LoadArgs {
     /// How the result is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    #[arg(long)]
+    closed: bool,
+    #[arg(long)]
+    user_clock: bool,
+    #[arg(long)]
+    realtime: bool,
+    #[arg(long, default_value = "balanced")]
+    precision: String,
+    #[arg(long, default_value_t = 1)]
+    threads: u32,
+    #[arg(long, value_delimiter = ',')]
+    cores: Vec<usize>,
     /// Send to a host that is not this machine
     #[arg(long)]
     allow_remote: bool,
@@ -166,16 +178,36 @@ pub(crate) async fn run(
 }
 
 fn plan(args: &LoadArgs) -> Plan {
+    let pacing = if args.closed {
+        crate::model::load::Pacing::Closed { think: Duration::ZERO }
+    } else {
+        crate::model::load::Pacing::constant(args.rate)
+    };
+    let tuning = load::Tuning {
+        precision: match args.precision.as_str() {
+            "eco" => crate::model::load::Precision::Eco,
+            "exact" => crate::model::load::Precision::Exact,
+            _ => crate::model::load::Precision::Balanced,
+        },
+        receive_clock: if args.user_clock {
+            crate::model::load::ReceiveClock::User
+        } else {
+            crate::model::load::ReceiveClock::Kernel
+        },
+        threads: args.threads,
+        cores: args.cores.clone(),
+        realtime: args.realtime,
+        ..load::Tuning::default()
+    };
     Plan {
-        rate_per_second: args.rate,
-        slots: vec![Slot { lane: 0, length: args.duration }],
+        tuning,
         connections: args.connections,
         connection_use: match args.connection {
             Connection::KeepAlive => ConnectionUse::KeepAlive,
             Connection::PerRequest => ConnectionUse::PerRequest,
         },
         timeout: args.timeout,
-        keep_samples: false,
+        ..Plan::new(pacing, vec![Slot { lane: 0, length: args.duration }])
     }
 }
 
@@ -201,8 +233,9 @@ async fn lane(args: &LoadArgs) -> Result<Lane, LoadCliError> {
     };
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let method = args.method.to_ascii_uppercase();
-    let request = Request { method, path: path.to_owned(), headers, body, weight: 1 };
-    let route = Route { addresses, requests: vec![request] };
+    let request = Request { method, path: path.to_owned(), headers, body, weight: 1, checks: Default::default() };
+    let peers = addresses.into_iter().map(Into::into).collect();
+    let route = Route { peers, requests: vec![request], variables: Default::default() };
     Ok(Lane { name: authority.to_string(), routes: vec![route] })
 }
 
@@ -354,6 +387,7 @@ fn to_json(args: &LoadArgs, measured: &Measured, lane: &LaneMeasurement) -> Valu
         "latency_from_intended_send": histogram_json(&lane.latency),
         "service_time": histogram_json(&lane.service_time),
         "send_lag": histogram_json(&lane.lag),
+        "client": {"cpu_s": measured.client.cpu.as_secs_f64(), "spun_s": measured.client.spun.as_secs_f64(), "own_lag": histogram_json(&measured.client.own_lag), "waited": measured.client.waited_for_cpu.map(|w| w.as_secs_f64()), "clock": measured.client.receive_clock, "disturbed": measured.client.disturbances.iter().map(|d| d.to_string()).collect::<Vec<_>>(), "opened": measured.connections.opened, "closed_idle": measured.connections.closed_idle},
     })
 }
 

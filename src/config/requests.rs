@@ -7,7 +7,7 @@ use super::{
     names::{is_header_value, is_token},
     source::read_bytes,
 };
-use crate::model::workload::{Request, Service};
+use crate::model::{request::{Checks, Request}, workload::Service};
 
 /// Keys of `[[service.request]]`.
 pub(super) const REQUEST_KEYS: [&str; 5] = ["method", "path", "weight", "headers", "body_file"];
@@ -37,7 +37,7 @@ pub(super) fn read(
             body
         }
     };
-    Ok(Request { method, path, headers, body, weight })
+    Ok(Request { method, path, headers, body, weight, checks: Checks::default() })
 }
 
 fn method(field: &Field<'_, '_>) -> Result<String, ConfigError> {

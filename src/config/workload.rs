@@ -219,7 +219,7 @@ fn http(
             .map(|request| requests::read(request, bodies))
             .collect::<Result<_, _>>()?,
     };
-    Ok(Some(HttpService { health, release, requests }))
+    Ok(Some(HttpService { health, release, requests, variables: crate::model::request::Variables::default() }))
 }
 
 fn compose_service(

@@ -1,298 +1,276 @@
-//! The thread that carries a load: its event loop, its pace, and its end.
+//! The thread that coordinates a load: it starts those that carry it, gives them a common beginning, and puts together
+//! what they measured.
 
 use std::{
-    cell::{Cell, RefCell},
-    io,
-    iter::Peekable,
-    num::NonZeroU64,
-    rc::Rc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
-use tokio::{
-    runtime::{Builder, Runtime},
-    sync::{oneshot, watch},
-    task::{JoinSet, LocalSet},
-};
+use tokio::sync::{oneshot, watch};
 
 use super::{
-    LoadError, Measured, Schedule,
-    connection::Connection,
-    prepare::{Load, PreparedLane, Template},
-    recorder::{LaneRecorder, MOST_SAMPLES},
-    rotation::Rotation,
-    timer::Timer,
-    worker::{Job, LONGEST_BACKLOG, Pool, Terms},
+    LoadError, Measured, Observer,
+    clock::{as_instant, now_ns},
+    cost::{self, ThreadCost},
+    gaps::{Gaps, OwnTime},
+    prepare::Load,
+    recorder::{LaneRecorder, MOST_SAMPLES, Marks, Shared},
+    series::{Collector, Slice, TickRecorder},
+    shard::Shard,
 };
-use crate::model::{measurement::LaneMeasurement, settings::ConnectionUse};
+use crate::model::{
+    load::{ConnectionCounts, Pacing},
+    measurement::LaneMeasurement,
+};
 
-/// From the engine being ready to the first request, so that the first is no later than the others.
-const LEAD: Duration = Duration::from_millis(1);
+/// From all threads being ready to the first request, so that the first is no later than the others.
+const LEAD_NS: u64 = 1_000_000;
 
-/// Overdue requests handed out before answers are looked at again.
-const BATCH: usize = 64;
+/// What the holder of a load tells its threads.
+#[derive(Debug)]
+pub(super) struct Control {
+    abandoned: AtomicBool,
+    shared: Arc<Shared>,
+    started_ns: OnceLock<u64>,
+}
 
-/// For opening all connections beforehand; one takes some hundred microseconds.
-const OPENING: Duration = Duration::from_secs(1);
+impl Control {
+    /// Ends the load at once.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
 
-/// What may end a load early.
-pub(super) struct Signals {
-    /// Turns true when the schedule shall end.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin_phase(&self) {
+        if let Some(started) = self.started_ns.get() {
+            self.shared.marks.set(now_ns().saturating_sub(*started));
+        }
+    }
+}
+
+/// Whether the course of the load is kept, and who is told of it.
+pub(super) enum Course {
+    None,
+    Kept { series: bool, observer: Option<Observer> },
+}
+
+/// What one thread needs to carry its share.
+pub(super) struct Share {
+    pub(super) load: Arc<Load>,
+    /// Which thread it is, and of how many.
+    pub(super) thread: usize,
+    pub(super) threads: usize,
+    pub(super) recorders: Vec<LaneRecorder>,
     pub(super) stop: watch::Receiver<bool>,
-    /// Resolves when nobody wants the outcome any more.
-    pub(super) abandoned: oneshot::Receiver<()>,
+    pub(super) control: Arc<Control>,
 }
 
-/// A load about to begin, on the thread that carries it.
-pub(super) struct Engine {
-    runtime: Runtime,
-    timer: Timer,
-    started: Instant,
+impl Share {
+    /// How many of an address's connections are this thread's.
+    pub(super) fn connections(&self) -> usize {
+        let all = self.load.connections as usize;
+        all / self.threads + usize::from(self.thread < all % self.threads)
+    }
+}
+
+/// What one thread brings back. Times are nanoseconds since the start of the load.
+pub(super) struct Carried {
+    pub(super) lanes: Vec<LaneMeasurement>,
+    pub(super) cost: ThreadCost,
+    pub(super) connections: ConnectionCounts,
+    pub(super) scheduled_ns: u64,
+    pub(super) elapsed_ns: u64,
+}
+
+type Outcome = Result<Measured, LoadError>;
+
+/// Starts a load, and returns when it has begun.
+pub(super) fn start(
     load: Load,
-    /// For each lane, for each of its addresses.
-    opened: Vec<Vec<Vec<Connection>>>,
-}
-
-impl Engine {
-    /// Makes everything that can fail. The schedule counts from now on.
-    pub(super) fn new(load: Load) -> Result<Self, LoadError> {
-        // Where this is not allowed, sleeps are 50 µs later, which the recorded lag shows.
-        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            // All tasks are inside the one that is blocked on: look for events after each of its polls.
-            .event_interval(1)
-            .build()
-            .map_err(LoadError::EventLoop)?;
-        let timer = {
-            let _entered = runtime.enter();
-            Timer::new().map_err(LoadError::Timer)?
-        };
-        let opened = runtime.block_on(open_connections(&load));
-        Ok(Self { runtime, timer, started: Instant::now() + LEAD, load, opened })
-    }
-
-    /// The moment the schedule counts from.
-    pub(super) fn started(&self) -> Instant {
-        self.started
-    }
-
-    /// Carries the load to its end.
-    pub(super) fn run(self, signals: Signals) -> Result<Measured, LoadError> {
-        let Self { runtime, timer, started, load, opened } = self;
-        LocalSet::new().block_on(&runtime, carry(load, opened, started, timer, signals))
-    }
-}
-
-/// Opens the connections that will be kept alive, so that the first requests of a window do not pay for them: they
-/// would pay more where a service has more addresses. What cannot be opened now is the affair of the request that
-/// wants it.
-async fn open_connections(load: &Load) -> Vec<Vec<Vec<Connection>>> {
-    let deadline = Instant::now() + OPENING;
-    let count = match load.connection_use {
-        ConnectionUse::KeepAlive => load.connections,
-        ConnectionUse::PerRequest => 0,
-    };
-    let mut opened = Vec::new();
-    for lane in &load.lanes {
-        let mut of_lane = Vec::new();
-        for address in lane.routes.iter().flatten() {
-            let mut of_address = Vec::new();
-            for _ in 0..count {
-                match Connection::open(*address, deadline).await {
-                    Ok(connection) => of_address.push(connection),
-                    Err(_) => break,
-                }
-            }
-            of_lane.push(of_address);
-        }
-        opened.push(of_lane);
-    }
-    opened
-}
-
-async fn carry(
-    load: Load,
-    opened: Vec<Vec<Vec<Connection>>>,
-    started: Instant,
-    timer: Timer,
-    signals: Signals,
-) -> Result<Measured, LoadError> {
-    let Signals { stop, mut abandoned } = signals;
-    let terms = Rc::new(Terms {
-        started,
-        connections: load.connections as usize,
-        connection_use: load.connection_use,
-        timeout: load.timeout,
-        backlog: LONGEST_BACKLOG,
-        closing: Cell::new(None),
+    stop: watch::Receiver<bool>,
+    course: Course,
+) -> Result<(Instant, oneshot::Receiver<Outcome>, Arc<Control>), LoadError> {
+    let samples = if load.keep_samples { MOST_SAMPLES } else { 0 };
+    let shared = Arc::new(Shared {
+        slots: Arc::clone(&load.slots),
+        marks: Marks::default(),
+        sample_budget: AtomicUsize::new(samples),
     });
-    let samples = Rc::new(Cell::new(if load.keep_samples { MOST_SAMPLES } else { 0 }));
-    let mut schedule = Schedule::new(load.rate_per_second, load.slots.clone()).peekable();
-    let mut dispatcher = Dispatcher {
-        lanes: (0..)
-            .zip(load.lanes)
-            .zip(opened)
-            .map(|((index, lane), opened)| {
-                let addresses = lane.routes.iter().map(Vec::len).sum();
-                let recorder = LaneRecorder::new(index, addresses, load.slots.clone(), Rc::clone(&samples));
-                LaneTarget::new(lane, opened, &terms, recorder)
-            })
-            .collect(),
-        workers: JoinSet::new(),
-    };
-    let end = started + load.length;
-    let scheduled = tokio::select! {
-        biased;
-        _ = &mut abandoned => return Err(LoadError::Died),
-        () = stopped(stop) => started.elapsed().min(load.length),
-        paced = dispatcher.pace(&mut schedule, started, end, &timer) => {
-            paced.map_err(LoadError::Timer)?;
-            load.length
+    let control = Arc::new(Control {
+        abandoned: AtomicBool::new(false),
+        shared: Arc::clone(&shared),
+        started_ns: OnceLock::new(),
+    });
+    let (outcome_sender, outcome) = oneshot::channel();
+    let (begun_sender, begun) = mpsc::sync_channel(1);
+    let held = Arc::clone(&control);
+    thread::Builder::new()
+        .name("qbench-load".to_owned())
+        .spawn(move || {
+            let carriers = Carriers::start(load, stop, course, &shared, &held);
+            // Nobody takes the outcome of an abandoned load.
+            let _ = match carriers {
+                Ok((carriers, started)) => {
+                    let _ = begun_sender.send(Ok(started));
+                    outcome_sender.send(carriers.finish(started)).map_err(drop)
+                }
+                Err(error) => begun_sender.send(Err(error)).map_err(drop),
+            };
+        })
+        .map_err(LoadError::Thread)?;
+    // The threads are ready as soon as their connections are open, which on loopback is milliseconds.
+    let started = begun.recv().map_err(|_| LoadError::Died)??;
+    Ok((started, outcome, control))
+}
+
+/// The threads that carry a load.
+struct Carriers {
+    load: Arc<Load>,
+    threads: Vec<thread::JoinHandle<Result<Carried, LoadError>>>,
+    gaps: Vec<Arc<Gaps>>,
+    slices: Receiver<Slice>,
+    collector: Collector,
+    observer: Option<Observer>,
+    keeps_series: bool,
+}
+
+impl Carriers {
+    fn start(
+        load: Load,
+        stop: watch::Receiver<bool>,
+        course: Course,
+        shared: &Arc<Shared>,
+        control: &Arc<Control>,
+    ) -> Result<(Self, Instant), LoadError> {
+        let count = load.tuning.threads.min(load.connections) as usize;
+        let load = Arc::new(load);
+        let gaps: Vec<Arc<Gaps>> = load.lanes.iter().map(|lane| Gaps::new(lane.addresses())).collect();
+        let (slices_sender, slices) = mpsc::channel();
+        let has_course = matches!(course, Course::Kept { .. });
+        let (ready_sender, ready) = mpsc::channel();
+        let (mut threads, mut spares, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        for thread in 0..count {
+            let mut thread_spares = Vec::new();
+            let recorders = gaps.iter().enumerate().map(|(lane, gaps)| {
+                let (spare_sender, spare) = mpsc::channel();
+                thread_spares.push(spare_sender);
+                let ticks =
+                    has_course.then(|| TickRecorder::new(lane, thread, slices_sender.clone(), spare));
+                LaneRecorder::new(lane, Arc::clone(gaps), Arc::clone(shared), ticks)
+            });
+            let share = Share {
+                load: Arc::clone(&load),
+                thread,
+                threads: count,
+                recorders: recorders.collect(),
+                stop: stop.clone(),
+                control: Arc::clone(control),
+            };
+            let (start_sender, start) = mpsc::channel();
+            threads.push(carrier(share, ready_sender.clone(), start)?);
+            spares.push(thread_spares);
+            starts.push(start_sender);
         }
+        drop((slices_sender, ready_sender));
+        for _ in 0..count {
+            ready.recv().map_err(|_| LoadError::Died)??;
+        }
+        let started_ns = now_ns() + LEAD_NS;
+        let _ = control.started_ns.set(started_ns);
+        for start in starts {
+            // A thread that has died in the meantime is found when it is joined.
+            let _ = start.send(started_ns);
+        }
+        let (keeps_series, observer) = match course {
+            Course::None => (false, None),
+            Course::Kept { series, observer } => (series, observer),
+        };
+        let collector = Collector::new(load.lanes.len(), spares);
+        Ok((Self { load, threads, gaps, slices, collector, observer, keeps_series }, as_instant(started_ns)))
+    }
+
+    fn finish(mut self, started: Instant) -> Outcome {
+        // Ends when the last thread has dropped its recorders.
+        for slice in self.slices {
+            self.collector.take(slice, &mut |interval| {
+                if let Some(observer) = &mut self.observer {
+                    observer(interval);
+                }
+            });
+        }
+        let mut carried = Vec::new();
+        for thread in self.threads {
+            carried.push(thread.join().map_err(|_| LoadError::Died)??);
+        }
+        let series = if self.keeps_series { self.collector.finish() } else { Vec::new() };
+        let mut measured = merge(&self.load, carried, started);
+        let scheduled = measured.scheduled;
+        for (index, lane) in measured.lanes.iter_mut().enumerate() {
+            let mut own_time = OwnTime::new(index, Arc::clone(&self.load.slots));
+            own_time.close(scheduled);
+            lane.longest_gap = self.gaps[index].longest(own_time.at(scheduled));
+        }
+        for (lane, series) in measured.lanes.iter_mut().zip(series) {
+            lane.series = series;
+        }
+        Ok(measured)
+    }
+}
+
+fn carrier(
+    share: Share,
+    ready: Sender<Result<(), LoadError>>,
+    start: Receiver<u64>,
+) -> Result<thread::JoinHandle<Result<Carried, LoadError>>, LoadError> {
+    thread::Builder::new()
+        .name(format!("qbench-load-{}", share.thread))
+        .spawn(move || match Shard::new(share) {
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Err(LoadError::Died)
+            }
+            Ok(shard) => {
+                let _ = ready.send(Ok(()));
+                drop(ready);
+                // The coordinator gave up: another thread could not begin.
+                let started_ns = start.recv().map_err(|_| LoadError::Died)?;
+                shard.carry(started_ns)
+            }
+        })
+        .map_err(LoadError::Thread)
+}
+
+fn merge(load: &Load, carried: Vec<Carried>, started: Instant) -> Measured {
+    let closed = matches!(load.pacing, Pacing::Closed { .. });
+    let costs: Vec<ThreadCost> = carried.iter().map(|thread| thread.cost.clone()).collect();
+    let mut measured = Measured {
+        started,
+        scheduled: Duration::ZERO,
+        elapsed: Duration::ZERO,
+        lanes: Vec::new(),
+        client: cost::sum(&costs, &load.tuning, closed),
+        connections: ConnectionCounts::default(),
     };
-    // A stop may have come between the moment of a request and our turn.
-    dispatcher.offer_due(&mut schedule, scheduled, usize::MAX);
-    dispatcher.close(scheduled);
-    terms.closing.set(Some(Instant::now() + load.timeout));
-    tokio::select! {
-        biased;
-        _ = &mut abandoned => return Err(LoadError::Died),
-        drained = dispatcher.drain() => drained?,
-    }
-    let elapsed = started.elapsed().max(scheduled);
-    let lanes = dispatcher.lanes.iter().map(|lane| lane.finish(scheduled)).collect();
-    Ok(Measured { started, scheduled, elapsed, lanes })
-}
-
-/// Resolves when the signal turns true, and never when its sender goes away before.
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-struct Dispatcher {
-    lanes: Vec<LaneTarget>,
-    workers: JoinSet<()>,
-}
-
-/// Where a lane's requests go, in which order.
-struct LaneTarget {
-    rotation: Rotation,
-    choices: Vec<Choice>,
-    routes: Vec<RouteTarget>,
-    recorder: Rc<RefCell<LaneRecorder>>,
-}
-
-struct Choice {
-    route: usize,
-    templates: Vec<Rc<Template>>,
-}
-
-struct RouteTarget {
-    pools: Vec<Rc<Pool>>,
-    next: usize,
-}
-
-impl Dispatcher {
-    /// Offers every request at its moment, and returns at the end of the schedule.
-    async fn pace(
-        &mut self,
-        schedule: &mut Peekable<Schedule>,
-        started: Instant,
-        end: Instant,
-        timer: &Timer,
-    ) -> io::Result<()> {
-        while let Some(next) = schedule.peek() {
-            timer.wait_until(started + next.offset).await?;
-            let offered = self.offer_due(schedule, started.elapsed(), BATCH);
-            if offered == BATCH {
-                tokio::task::yield_now().await;
+    for thread in carried {
+        measured.scheduled = measured.scheduled.max(Duration::from_nanos(thread.scheduled_ns));
+        measured.elapsed = measured.elapsed.max(Duration::from_nanos(thread.elapsed_ns));
+        measured.connections.opened += thread.connections.opened;
+        measured.connections.closed_idle += thread.connections.closed_idle;
+        if measured.lanes.is_empty() {
+            measured.lanes = thread.lanes;
+        } else {
+            for (lane, other) in measured.lanes.iter_mut().zip(thread.lanes) {
+                lane.merge(other);
             }
         }
-        timer.wait_until(end).await
     }
-
-    /// Offers what is due, and says how many requests that were.
-    fn offer_due(&mut self, schedule: &mut Peekable<Schedule>, until: Duration, at_most: usize) -> usize {
-        let mut offered = 0;
-        while offered < at_most
-            && let Some(arrival) = schedule.next_if(|arrival| arrival.offset <= until)
-        {
-            self.lanes[arrival.lane].offer(arrival.offset, &mut self.workers);
-            offered += 1;
-        }
-        offered
-    }
-
-    fn close(&self, end: Duration) {
-        for lane in &self.lanes {
-            lane.recorder.borrow_mut().close(end);
-            lane.pools().for_each(|pool| pool.close());
-        }
-    }
-
-    /// Waits for the requests under way, and for those that still wait until the closing time.
-    async fn drain(&mut self) -> Result<(), LoadError> {
-        while let Some(ended) = self.workers.join_next().await {
-            ended.map_err(|_| LoadError::Died)?;
-        }
-        self.lanes.iter().flat_map(LaneTarget::pools).for_each(|pool| pool.abandon_backlog());
-        Ok(())
-    }
-}
-
-impl LaneTarget {
-    fn new(
-        lane: PreparedLane,
-        opened: Vec<Vec<Connection>>,
-        terms: &Rc<Terms>,
-        recorder: LaneRecorder,
-    ) -> Self {
-        let recorder = Rc::new(RefCell::new(recorder));
-        let mut index = 0;
-        let mut opened = opened.into_iter();
-        let mut pool = |address| {
-            let opened = opened.next().unwrap_or_default();
-            let pool = Pool::new(address, index, opened, Rc::clone(terms), Rc::clone(&recorder));
-            index += 1;
-            pool
-        };
-        let routes = lane
-            .routes
-            .into_iter()
-            .map(|addresses| RouteTarget { pools: addresses.into_iter().map(&mut pool).collect(), next: 0 });
-        let routes = routes.collect();
-        Self {
-            rotation: Rotation::new(lane.choices.iter().map(|choice| choice.weight)),
-            choices: lane
-                .choices
-                .into_iter()
-                .map(|choice| Choice {
-                    route: choice.route,
-                    templates: choice.templates.into_iter().map(Rc::new).collect(),
-                })
-                .collect(),
-            routes,
-            recorder,
-        }
-    }
-
-    fn offer(&mut self, intended: Duration, workers: &mut JoinSet<()>) {
-        let choice = &self.choices[self.rotation.next()];
-        let route = &mut self.routes[choice.route];
-        let index = route.next;
-        route.next = (index + 1) % route.pools.len();
-        let job = Job { intended, template: Rc::clone(&choice.templates[index]) };
-        route.pools[index].offer(job, workers);
-    }
-
-    fn pools(&self) -> impl Iterator<Item = &Rc<Pool>> {
-        self.routes.iter().flat_map(|route| &route.pools)
-    }
-
-    fn finish(&self, end: Duration) -> LaneMeasurement {
-        self.recorder.borrow_mut().take(end)
-    }
+    measured
 }

@@ -34,9 +34,23 @@ pub enum LoadError {
         /// The method, the path, the header of some name.
         part: String,
     },
+    /// Variables that cannot be used. Their values are not named.
+    #[error("variables of lane {lane} cannot be used: {problem}")]
+    Variables {
+        /// The lane's name.
+        lane: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A certificate file, or the system's certificates.
+    #[error("cannot use TLS: {0}")]
+    Tls(String),
     /// No timer.
     #[error("cannot use a timer for the load: {0}")]
     Timer(io::Error),
+    /// Real-time scheduling was asked for and is not allowed.
+    #[error("cannot schedule the load in real time: {0}")]
+    RealTime(io::Error),
     /// No thread.
     #[error("cannot start the load's thread: {0}")]
     Thread(io::Error),

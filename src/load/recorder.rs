@@ -1,188 +1,261 @@
-//! What becomes of a lane's requests, as histograms, counts and, where asked for, samples.
+//! What becomes of a lane's requests, as histograms, counts and, where asked for, samples and a course over time.
 //!
-//! Bounded memory whatever the length of the load: two digits of kilobytes a histogram, and a budget of samples.
+//! Bounded memory whatever the length of the load, and neither a lock nor an allocation for a request: a recorder
+//! belongs to one thread, what threads share is atomic, and a class's histogram is made at its first failure.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use super::Slot;
+use super::{
+    Slot,
+    gaps::{Gaps, OwnTime},
+    series::TickRecorder,
+};
 use crate::model::{
-    measurement::LaneMeasurement,
-    sample::{ErrorClass, Sample},
+    measurement::{LaneMeasurement, Phase},
+    sample::{ErrorClass, LatencyHistogram, RequestCounts, Sample},
 };
 
 /// Samples kept at most, over all lanes: about 300 MB.
 pub(super) const MOST_SAMPLES: usize = 5_000_000;
 
-/// How a request ended. Times are since the start of the load.
+const CLASSES: usize = ErrorClass::ALL.len();
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// How a request ended. Times are nanoseconds since the start of the load.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Completion {
     /// Which of the lane's addresses it was sent to.
     pub(super) address: usize,
-    pub(super) intended: Duration,
-    pub(super) sent: Duration,
-    pub(super) done: Duration,
+    pub(super) intended: u64,
+    pub(super) sent: u64,
+    pub(super) done: u64,
     pub(super) outcome: Result<(), ErrorClass>,
     pub(super) retry: Option<bool>,
 }
 
-/// The recorder of one lane.
+/// What all threads and lanes of a load share while they record.
 #[derive(Debug)]
-pub(super) struct LaneRecorder {
-    measurement: LaneMeasurement,
-    own_time: OwnTime,
-    /// Of each address, in the lane's own time. Kept apart: the answers of one instance would hide that another is away.
-    last_success: Vec<Duration>,
-    /// What is left for all lanes together.
-    sample_budget: Rc<Cell<usize>>,
+pub(super) struct Shared {
+    pub(super) slots: Arc<[Slot]>,
+    pub(super) marks: Marks,
+    /// Samples that may still be kept.
+    pub(super) sample_budget: AtomicUsize,
 }
 
-impl LaneRecorder {
-    pub(super) fn new(
-        lane: usize,
-        addresses: usize,
-        slots: Arc<[Slot]>,
-        sample_budget: Rc<Cell<usize>>,
-    ) -> Self {
-        Self {
-            measurement: LaneMeasurement::default(),
-            own_time: OwnTime::new(lane, slots),
-            last_success: vec![Duration::ZERO; addresses],
-            sample_budget,
+/// The moments at which a phase ended and the next began.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    reached: AtomicUsize,
+    at_ns: [AtomicU64; Marks::MOST],
+}
+
+impl Marks {
+    pub(super) const MOST: usize = 7;
+
+    /// Begins the next phase; the last of them takes everything that follows.
+    pub(super) fn set(&self, now_ns: u64) {
+        let index = self.reached.load(Ordering::Acquire);
+        if let Some(mark) = self.at_ns.get(index) {
+            mark.store(now_ns, Ordering::Release);
+            self.reached.store(index + 1, Ordering::Release);
         }
     }
 
-    /// The schedule wanted a request.
-    pub(super) fn offered(&mut self) {
-        self.measurement.counts.offered += 1;
+    fn phase_of(&self, intended_ns: u64) -> usize {
+        let reached = self.reached.load(Ordering::Acquire);
+        self.at_ns[..reached].iter().take_while(|mark| mark.load(Ordering::Acquire) <= intended_ns).count()
+    }
+}
+
+/// The recorder of one lane on one thread.
+#[derive(Debug)]
+pub(super) struct LaneRecorder {
+    shared: Arc<Shared>,
+    gaps: Arc<Gaps>,
+    own_time: OwnTime,
+    phases: Vec<PhaseRecorder>,
+    service_time: LatencyHistogram,
+    lag: LatencyHistogram,
+    by_class: [Option<Box<LatencyHistogram>>; CLASSES],
+    ticks: Option<TickRecorder>,
+    samples: Vec<Sample>,
+}
+
+#[derive(Debug, Default)]
+struct PhaseRecorder {
+    latency: LatencyHistogram,
+    offered: u64,
+    sent: u64,
+    succeeded: u64,
+    failed: [u64; CLASSES],
+    mended_by_retry: u64,
+    over_one_second: u64,
+}
+
+impl LaneRecorder {
+    pub(super) fn new(lane: usize, gaps: Arc<Gaps>, shared: Arc<Shared>, ticks: Option<TickRecorder>) -> Self {
+        let own_time = OwnTime::new(lane, Arc::clone(&shared.slots));
+        Self {
+            shared,
+            gaps,
+            own_time,
+            phases: vec![PhaseRecorder::default()],
+            service_time: LatencyHistogram::new(),
+            lag: LatencyHistogram::new(),
+            by_class: Default::default(),
+            ticks,
+            samples: Vec::new(),
+        }
     }
 
-    /// A request went out, so much later than intended.
-    pub(super) fn sent(&mut self, lag: Duration) {
-        self.measurement.counts.sent += 1;
-        self.measurement.lag.record(lag);
+    fn phase(&mut self, intended: u64) -> &mut PhaseRecorder {
+        let index = self.shared.marks.phase_of(intended);
+        if index >= self.phases.len() {
+            // At a mark, not for a request.
+            self.phases.resize_with(index + 1, PhaseRecorder::default);
+        }
+        &mut self.phases[index]
+    }
+
+    /// The schedule wanted a request.
+    pub(super) fn offered(&mut self, intended: u64) {
+        self.phase(intended).offered += 1;
+    }
+
+    /// A request went out.
+    pub(super) fn sent(&mut self, intended: u64, sent: u64) {
+        self.phase(intended).sent += 1;
+        self.lag.record_ns(sent.saturating_sub(intended));
+        if let Some(ticks) = &mut self.ticks {
+            ticks.sent();
+        }
     }
 
     /// A request was given up before it was sent. It waited that long for nothing, which stays in the latencies:
     /// left out, a service that cannot keep up would look better the worse it is.
-    pub(super) fn unsent(&mut self, waited: Duration) {
-        self.measurement.latency.record(waited);
+    pub(super) fn unsent(&mut self, intended: u64, now: u64) {
+        let waited = now.saturating_sub(intended);
+        self.phase(intended).latency.record_ns(waited);
+        if let Some(ticks) = &mut self.ticks {
+            ticks.latency(waited);
+        }
     }
 
     /// A request that was sent has ended.
     pub(super) fn completed(&mut self, completion: &Completion) {
         let latency = completion.done.saturating_sub(completion.intended);
-        let timed_out = matches!(completion.outcome, Err(ErrorClass::Timeout | ErrorClass::ConnectTimeout));
-        let answered = matches!(completion.outcome, Ok(()) | Err(ErrorClass::Status));
-        let measurement = &mut self.measurement;
-        if completion.outcome.is_ok() || timed_out {
-            measurement.latency.record(latency);
-            measurement.service_time.record(completion.done.saturating_sub(completion.sent));
-        }
-        if answered && latency > Duration::from_secs(1) {
-            measurement.counts.over_one_second += 1;
-        }
+        let phase = self.phase(completion.intended);
         match completion.outcome {
             Ok(()) => {
-                measurement.counts.succeeded += 1;
-                let now = self.own_time.at(completion.done);
-                let last = &mut self.last_success[completion.address];
-                measurement.longest_gap = measurement.longest_gap.max(now.saturating_sub(*last));
-                *last = now;
+                phase.succeeded += 1;
+                phase.latency.record_ns(latency);
+                phase.over_one_second += u64::from(latency > SECOND_NS);
+                self.service_time.record_ns(completion.done.saturating_sub(completion.sent));
+                let own = self.own_time.at(Duration::from_nanos(completion.done));
+                self.gaps.success(completion.address, own);
+                if let Some(ticks) = &mut self.ticks {
+                    ticks.succeeded(latency);
+                }
             }
-            Err(class) => {
-                *measurement.counts.failed.entry(class).or_default() += 1;
-                measurement.counts.mended_by_retry += u64::from(completion.retry == Some(true));
-            }
+            Err(class) => self.failed(class, completion, latency),
         }
         self.keep(completion);
     }
 
+    fn failed(&mut self, class: ErrorClass, completion: &Completion, latency: u64) {
+        let timed_out = matches!(class, ErrorClass::Timeout | ErrorClass::ConnectTimeout);
+        let answered = matches!(class, ErrorClass::Status | ErrorClass::Check);
+        let index = class as usize;
+        let phase = self.phase(completion.intended);
+        phase.failed[index] += 1;
+        phase.mended_by_retry += u64::from(completion.retry == Some(true));
+        phase.over_one_second += u64::from(answered && latency > SECOND_NS);
+        if timed_out {
+            phase.latency.record_ns(latency);
+            self.service_time.record_ns(completion.done.saturating_sub(completion.sent));
+        }
+        self.by_class[index].get_or_insert_default().record_ns(latency);
+        if let Some(ticks) = &mut self.ticks {
+            ticks.failed(class, timed_out.then_some(latency));
+        }
+    }
+
     fn keep(&mut self, completion: &Completion) {
-        let left = self.sample_budget.get();
-        if left > 0 {
-            self.sample_budget.set(left - 1);
-            self.measurement.samples.push(Sample {
-                intended: completion.intended,
-                done: completion.done,
+        let budget = &self.shared.sample_budget;
+        if budget.load(Ordering::Relaxed) > 0
+            && budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        {
+            self.samples.push(Sample {
+                intended: Duration::from_nanos(completion.intended),
+                done: Duration::from_nanos(completion.done),
                 outcome: completion.outcome,
                 retry: completion.retry,
             });
         }
     }
 
-    /// The schedule has ended, perhaps before its time.
-    pub(super) fn close(&mut self, end: Duration) {
-        self.own_time.close(end);
+    /// When the course over time wants to be looked after; `None` when it is not kept.
+    pub(super) fn next_tick_ns(&self) -> Option<u64> {
+        self.ticks.as_ref().map(TickRecorder::end_ns)
     }
 
-    /// Takes everything measured out, `end` being the end of the schedule.
-    pub(super) fn take(&mut self, end: Duration) -> LaneMeasurement {
-        let end = self.own_time.at(end);
-        for last in &self.last_success {
-            let gap = end.saturating_sub(*last);
-            self.measurement.longest_gap = self.measurement.longest_gap.max(gap);
+    /// Ends the slice of the course that is over by now.
+    pub(super) fn tick(&mut self, now: u64) {
+        if let Some(ticks) = &mut self.ticks {
+            ticks.advance(now);
+        }
+    }
+
+    /// The schedule has ended, perhaps before its time.
+    pub(super) fn close(&mut self, end: u64) {
+        self.own_time.close(Duration::from_nanos(end));
+    }
+
+    /// Everything measured. The longest gap is for all threads together and not in it.
+    pub(super) fn finish(mut self, now: u64) -> LaneMeasurement {
+        if let Some(ticks) = &mut self.ticks {
+            ticks.finish(now);
+        }
+        let mut measurement = LaneMeasurement {
+            service_time: self.service_time,
+            lag: self.lag,
+            phases: self.phases.into_iter().map(PhaseRecorder::into_phase).collect(),
+            ..LaneMeasurement::default()
+        };
+        for phase in &measurement.phases {
+            measurement.latency.merge(&phase.latency);
+            measurement.counts.merge(&phase.counts);
+        }
+        for (class, histogram) in ErrorClass::ALL.iter().zip(self.by_class) {
+            if let Some(histogram) = histogram {
+                measurement.by_class.insert(*class, *histogram);
+            }
         }
         // A failure is only recorded when its retry is known, which may be after a later request's success.
-        self.measurement.samples.sort_by_key(|sample| sample.done);
-        std::mem::take(&mut self.measurement)
+        self.samples.sort_by_key(|sample| sample.done);
+        measurement.samples = self.samples;
+        measurement
     }
 }
 
-/// The clock of a lane: it runs only in the lane's own slots, so that the load of another is no gap.
-#[derive(Debug)]
-struct OwnTime {
-    lane: usize,
-    slots: Arc<[Slot]>,
-    /// The slot that does not end: requests of the last one may end after it.
-    last: usize,
-    slot: usize,
-    slot_start: Duration,
-    own_before_slot: Duration,
-    latest: Duration,
-}
-
-impl OwnTime {
-    fn new(lane: usize, slots: Arc<[Slot]>) -> Self {
-        let last = slots.len().saturating_sub(1);
-        Self {
-            lane,
-            slots,
-            last,
-            slot: 0,
-            slot_start: Duration::ZERO,
-            own_before_slot: Duration::ZERO,
-            latest: Duration::ZERO,
-        }
-    }
-
-    /// How much of the time up to `moment` was the lane's own. Does not run backwards.
-    fn at(&mut self, moment: Duration) -> Duration {
-        while self.slot < self.last {
-            let length = self.slots[self.slot].length;
-            let Some(end) = self.slot_start.checked_add(length).filter(|end| *end <= moment) else {
-                break;
-            };
-            if self.is_own() {
-                self.own_before_slot += length;
-            }
-            self.slot_start = end;
-            self.slot += 1;
-        }
-        let inside = if self.is_own() { moment.saturating_sub(self.slot_start) } else { Duration::ZERO };
-        self.latest = self.latest.max(self.own_before_slot + inside);
-        self.latest
-    }
-
-    fn close(&mut self, end: Duration) {
-        self.at(end);
-        // At the exact end of a slot the next has not been loaded.
-        if self.slot < self.last {
-            self.last = self.slot;
-        }
-    }
-
-    fn is_own(&self) -> bool {
-        self.slots.get(self.slot).is_some_and(|slot| slot.lane == self.lane)
+impl PhaseRecorder {
+    fn into_phase(self) -> Phase {
+        let failed = ErrorClass::ALL.iter().zip(self.failed).filter(|(_, count)| *count > 0);
+        let counts = RequestCounts {
+            offered: self.offered,
+            sent: self.sent,
+            succeeded: self.succeeded,
+            failed: failed.map(|(class, count)| (*class, count)).collect(),
+            mended_by_retry: self.mended_by_retry,
+            over_one_second: self.over_one_second,
+        };
+        Phase { latency: self.latency, counts }
     }
 }
 
@@ -190,99 +263,82 @@ impl OwnTime {
 mod tests {
     use super::*;
 
-    const MS: Duration = Duration::from_millis(1);
+    const MS: u64 = 1_000_000;
 
-    fn recorder(lane: usize, slots: &[(usize, u32)], samples: usize) -> LaneRecorder {
-        let slots: Vec<Slot> =
-            slots.iter().map(|(lane, millis)| Slot { lane: *lane, length: MS * *millis }).collect();
-        LaneRecorder::new(lane, 1, slots.into(), Rc::new(Cell::new(samples)))
+    fn recorder(samples: usize) -> LaneRecorder {
+        let slots = [Slot { lane: 0, length: Duration::from_secs(10) }];
+        let shared = Shared {
+            slots: slots.into(),
+            marks: Marks::default(),
+            sample_budget: AtomicUsize::new(samples),
+        };
+        LaneRecorder::new(0, Gaps::new(1), Arc::new(shared), None)
     }
 
-    fn ended(intended: u32, done: u32, outcome: Result<(), ErrorClass>) -> Completion {
+    fn ended(intended: u64, done: u64, outcome: Result<(), ErrorClass>) -> Completion {
         let (intended, done) = (MS * intended, MS * done);
         Completion { address: 0, intended, sent: intended, done, outcome, retry: None }
     }
 
-    fn gap(mut recorder: LaneRecorder, successes: &[u32], end: u32) -> Duration {
-        for done in successes {
-            recorder.completed(&ended(0, *done, Ok(())));
-        }
-        recorder.close(MS * end);
-        recorder.take(MS * end).longest_gap
-    }
-
-    #[test]
-    fn the_longest_gap_includes_both_ends() {
-        let one = &[(0, 1000)];
-        assert_eq!(gap(recorder(0, one, 0), &[100, 200, 900], 1000), MS * 700);
-        assert_eq!(gap(recorder(0, one, 0), &[400, 700, 900], 1000), MS * 400, "from the start");
-        assert_eq!(gap(recorder(0, one, 0), &[100, 200], 1000), MS * 800, "to the end");
-        assert_eq!(gap(recorder(0, one, 0), &[], 1000), MS * 1000, "no success at all");
-        assert_eq!(gap(recorder(0, one, 0), &[100], 300), MS * 200, "to where it was stopped");
-        assert_eq!(gap(recorder(0, one, 0), &[100, 900, 1900], 1000), MS * 1000, "an outage past the end");
-    }
-
-    #[test]
-    fn an_instance_that_is_away_is_not_hidden_by_another() {
-        let slots = vec![Slot { lane: 0, length: MS * 1000 }];
-        let mut recorder = LaneRecorder::new(0, 2, slots.into(), Rc::new(Cell::new(0)));
-        for done in (50..=1000).step_by(50) {
-            recorder.completed(&ended(0, done, Ok(())));
-            if done == 100 {
-                recorder.completed(&Completion { address: 1, ..ended(0, done, Ok(())) });
-            }
-        }
-        recorder.close(MS * 1000);
-        assert_eq!(recorder.take(MS * 1000).longest_gap, MS * 900);
-    }
-
-    #[test]
-    fn time_in_which_another_lane_is_loaded_is_no_gap() {
-        let slots = &[(0, 100), (1, 500), (0, 100), (1, 500)];
-        // Own times: 90, then (after the other's 500) 110, then 180, and the end at 200.
-        assert_eq!(gap(recorder(0, slots, 0), &[90, 610, 680], 1200), MS * 90);
-        assert_eq!(gap(recorder(0, slots, 0), &[10, 50, 650], 1200), MS * 100);
-        // A late answer inside the other's slot counts at the end of our own.
-        assert_eq!(gap(recorder(0, slots, 0), &[10, 90, 300, 610, 690], 1200), MS * 80);
-    }
-
-    #[test]
-    fn a_stop_inside_anothers_slot_starts_no_slot_of_ours() {
-        let slots = &[(0, 100), (1, 500), (0, 100)];
-        assert_eq!(gap(recorder(0, slots, 0), &[50, 95], 300), MS * 50);
-        let mut late = recorder(0, slots, 0);
-        late.completed(&ended(0, 50, Ok(())));
-        late.close(MS * 300);
-        late.completed(&ended(0, 650, Ok(())));
-        assert_eq!(late.take(MS * 300).longest_gap, MS * 50);
-    }
-
     #[test]
     fn only_answers_and_time_outs_are_latencies() {
-        let mut recorder = recorder(0, &[(0, 10_000)], 0);
+        let mut recorder = recorder(0);
         recorder.completed(&ended(0, 10, Ok(())));
         recorder.completed(&ended(0, 1, Err(ErrorClass::Refused)));
         recorder.completed(&ended(0, 1500, Err(ErrorClass::Status)));
+        recorder.completed(&ended(0, 1500, Err(ErrorClass::Check)));
         recorder.completed(&ended(0, 5000, Err(ErrorClass::Timeout)));
-        recorder.unsent(MS * 7000);
-        let lane = recorder.take(MS * 10_000);
+        recorder.unsent(0, MS * 7000);
+        let lane = recorder.finish(MS * 10_000);
         assert_eq!(lane.latency.count(), 3);
-        assert!(lane.latency.max().unwrap() >= MS * 6990);
+        assert!(lane.latency.max().unwrap() >= Duration::from_millis(6990));
         assert_eq!(lane.service_time.count(), 2);
-        assert_eq!(lane.counts.over_one_second, 1, "a time-out is no answer");
-        assert_eq!(lane.counts.failures(), 3);
+        assert_eq!(lane.counts.over_one_second, 2, "a time-out is no answer");
+        assert_eq!(lane.counts.failures(), 4);
         assert_eq!(lane.counts.succeeded, 1);
+        let times = |class| lane.by_class.get(&class).map(LatencyHistogram::count);
+        assert_eq!((times(ErrorClass::Refused), times(ErrorClass::Tls)), (Some(1), None));
+    }
+
+    #[test]
+    fn a_request_belongs_to_the_phase_it_was_intended_in() {
+        let mut recorder = recorder(0);
+        recorder.offered(MS);
+        recorder.completed(&ended(1, 2, Ok(())));
+        recorder.shared.marks.set(10 * MS);
+        recorder.shared.marks.set(20 * MS);
+        for (intended, done) in [(9, 30), (10, 11), (19, 40), (20, 21), (500, 501)] {
+            recorder.offered(MS * intended);
+            recorder.completed(&ended(intended, done, Ok(())));
+        }
+        let lane = recorder.finish(MS * 1000);
+        let offered: Vec<u64> = lane.phases.iter().map(|phase| phase.counts.offered).collect();
+        let latencies: Vec<u64> = lane.phases.iter().map(|phase| phase.latency.count()).collect();
+        assert_eq!((offered, latencies), (vec![2, 2, 2], vec![2, 2, 2]));
+        assert_eq!((lane.counts.offered, lane.latency.count()), (6, 6));
+        let max = lane.phases[0].latency.max().unwrap();
+        assert!((Duration::from_millis(20)..Duration::from_millis(22)).contains(&max), "{max:?}");
+    }
+
+    #[test]
+    fn the_last_phase_takes_what_follows() {
+        let marks = Marks::default();
+        for millis in 1..=100 {
+            marks.set(millis * MS);
+        }
+        assert_eq!(marks.phase_of(0), 0);
+        assert_eq!(marks.phase_of(u64::MAX), Marks::MOST);
     }
 
     #[test]
     fn samples_are_bounded_and_in_order() {
-        let mut recorder = recorder(0, &[(0, 1000)], 3);
+        let mut recorder = recorder(3);
         for done in [5, 9, 7, 20, 30] {
             recorder.completed(&ended(1, done, Err(ErrorClass::Reset)));
         }
-        let lane = recorder.take(MS * 1000);
-        let done: Vec<Duration> = lane.samples.iter().map(|sample| sample.done).collect();
-        assert_eq!(done, [MS * 5, MS * 7, MS * 9]);
+        let lane = recorder.finish(MS * 1000);
+        let done: Vec<u128> = lane.samples.iter().map(|sample| sample.done.as_millis()).collect();
+        assert_eq!(done, [5, 7, 9]);
         assert_eq!(lane.counts.failures(), 5);
     }
 }

@@ -1,12 +1,13 @@
 //! What probes and the load bring back for one arm and one window.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    sample::{LatencyHistogram, RequestCounts, Sample},
+    load::Tick,
+    sample::{ErrorClass, LatencyHistogram, RequestCounts, Sample},
     units::Bytes,
 };
 
@@ -25,8 +26,44 @@ pub struct LaneMeasurement {
     /// The longest time between two successes at any one address, within the lane's own slots: per address, since
     /// the answers of one instance would hide that another is away.
     pub longest_gap: Duration,
+    /// For each class of failure, from the intended send to the failure.
+    pub by_class: BTreeMap<ErrorClass, LatencyHistogram>,
+    /// The same requests by the phase they were intended in; one phase unless the load was told of others.
+    pub phases: Vec<Phase>,
+    /// The load's course in slices of 100 ms, when the plan asked for it.
+    pub series: Vec<Tick>,
     /// Each request, when the plan asked to keep them; in order of completion.
     pub samples: Vec<Sample>,
+}
+
+impl LaneMeasurement {
+    /// Adds what another thread saw of the same lane, exactly. The longest gap and the series are not for one
+    /// thread to know and stay as they are.
+    pub fn merge(&mut self, other: Self) {
+        self.latency.merge(&other.latency);
+        self.service_time.merge(&other.service_time);
+        self.lag.merge(&other.lag);
+        self.counts.merge(&other.counts);
+        for (class, histogram) in other.by_class {
+            self.by_class.entry(class).or_default().merge(&histogram);
+        }
+        self.phases.resize_with(self.phases.len().max(other.phases.len()), Phase::default);
+        for (own, other) in self.phases.iter_mut().zip(&other.phases) {
+            own.latency.merge(&other.latency);
+            own.counts.merge(&other.counts);
+        }
+        self.samples.extend(other.samples);
+        self.samples.sort_by_key(|sample| sample.done);
+    }
+}
+
+/// A part of a load: before, during and after an action, for example.
+#[derive(Clone, Debug, Default)]
+pub struct Phase {
+    /// Latency from the intended send time.
+    pub latency: LatencyHistogram,
+    /// Requests intended in it, by outcome.
+    pub counts: RequestCounts,
 }
 
 /// Memory of a set of processes at one moment.

@@ -3,9 +3,11 @@
 //! Deliberately absent: input and output, clocks, async. Whatever is here can be built in a test by hand.
 
 pub mod event;
+pub mod load;
 pub mod measurement;
 pub mod process;
 pub mod record;
+pub mod request;
 pub mod sample;
 pub mod scenario;
 pub mod settings;

@@ -13,10 +13,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorClass {
+    /// The name has no address.
+    Dns,
     /// Nobody listens there.
     Refused,
     /// No connection within the time-out.
     ConnectTimeout,
+    /// No secure connection: the handshake failed, or the certificate is not trusted.
+    Tls,
     /// The connection ended before the answer's first byte, on a fresh connection.
     Reset,
     /// The connection ended inside the answer.
@@ -26,8 +30,11 @@ pub enum ErrorClass {
     StaleKeepAlive,
     /// No whole answer within the time-out.
     Timeout,
-    /// An answer with a status outside 200 to 299: a redirect is not the work that was asked for.
+    /// An answer with a status that is not expected; unless said otherwise, outside 200 to 299: a redirect is not
+    /// the work that was asked for.
     Status,
+    /// An answer that does not hold what its header or body must hold.
+    Check,
     /// An answer that is not HTTP.
     Protocol,
     /// Anything else of the operating system (descriptors, addresses).
@@ -35,16 +42,35 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    /// Every class, in the order of a request's way: so that a class is also an index.
+    pub const ALL: [Self; 12] = [
+        Self::Dns,
+        Self::Refused,
+        Self::ConnectTimeout,
+        Self::Tls,
+        Self::Reset,
+        Self::ResetMidAnswer,
+        Self::StaleKeepAlive,
+        Self::Timeout,
+        Self::Status,
+        Self::Check,
+        Self::Protocol,
+        Self::Other,
+    ];
+
     /// The name used in records and tables.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Dns => "dns",
             Self::Refused => "refused",
             Self::ConnectTimeout => "connect-timeout",
+            Self::Tls => "tls",
             Self::Reset => "reset",
             Self::ResetMidAnswer => "reset-mid-answer",
             Self::StaleKeepAlive => "stale-keep-alive",
             Self::Timeout => "timeout",
             Self::Status => "status",
+            Self::Check => "check",
             Self::Protocol => "protocol",
             Self::Other => "other",
         }
@@ -132,14 +158,15 @@ impl RequestCounts {
 
 /// Latencies with three significant digits from 1 µs to 10 minutes, recorded in nanoseconds.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LatencyHistogram(Histogram<u64>);
+pub struct LatencyHistogram(pub(super) Histogram<u64>);
 
 /// A stored histogram that does not decode.
 #[derive(Debug, thiserror::Error)]
 #[error("stored histogram is damaged: {0}")]
 pub struct DamagedHistogram(String);
 
-const LOWEST_NS: u64 = 1_000;
+/// Tells times of some microseconds apart to a tenth of one.
+const LOWEST_NS: u64 = 100;
 const HIGHEST_NS: u64 = 600_000_000_000;
 
 impl Default for LatencyHistogram {
@@ -159,8 +186,17 @@ impl LatencyHistogram {
 
     /// Counts one latency; beyond 10 minutes it counts as 10 minutes.
     pub fn record(&mut self, latency: Duration) {
-        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        self.0.saturating_record(nanos);
+        self.record_ns(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// The same in nanoseconds.
+    pub fn record_ns(&mut self, latency_ns: u64) {
+        self.0.saturating_record(latency_ns);
+    }
+
+    /// Forgets everything, keeping its memory.
+    pub fn clear(&mut self) {
+        self.0.clear();
     }
 
     /// Adds another histogram to this one, exactly.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::request::{Request, Variables};
+
 /// A workload with every file read and every default filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
@@ -78,21 +80,8 @@ pub struct HttpService {
     pub release: Option<String>,
     /// The requests of the load; empty when the service takes none.
     pub requests: Vec<Request>,
-}
-
-/// One kind of request of the load.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// The method, upper case.
-    pub method: String,
-    /// Path and query.
-    pub path: String,
-    /// Header names and values. Values never reach a record.
-    pub headers: Vec<(String, String)>,
-    /// The body, read from the body file.
-    pub body: Vec<u8>,
-    /// Its share of the load relative to the others, at least 1.
-    pub weight: u32,
+    /// The variables in them.
+    pub variables: Variables,
 }
 
 /// How PM2 would run an app's instances.

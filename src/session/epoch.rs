@@ -7,6 +7,7 @@ use crate::{
     load::{self, Lane, Route, Slot},
     model::{
         event::Event,
+        load::Pacing,
         measurement::{ArmUsage, LaneMeasurement},
         process::ProcessId,
         record::{ArmEpoch, Conditions, Epoch, LatencySummary},
@@ -121,7 +122,8 @@ pub(super) fn routes(workload: &Workload, endpoints: &[Endpoint]) -> Vec<Route> 
     let loaded = workload.services.iter().filter_map(|service| {
         let http = service.http.as_ref().filter(|http| !http.requests.is_empty())?;
         let addresses = addresses.remove(service.name.as_str())?;
-        Some(Route { addresses, requests: http.requests.clone() })
+        let peers = addresses.into_iter().map(Into::into).collect();
+        Some(Route { peers, requests: http.requests.clone(), variables: http.variables.clone() })
     });
     loaded.collect()
 }
@@ -133,12 +135,10 @@ async fn send(
 ) -> Result<Vec<LaneMeasurement>, SessionError> {
     let load = &context.load;
     let plan = load::Plan {
-        rate_per_second: load.rate_per_second,
-        slots: slots.to_vec(),
         connections: load.connections,
         connection_use: load.connection_use,
         timeout: load.timeout,
-        keep_samples: false,
+        ..load::Plan::new(Pacing::constant(load.rate_per_second), slots.to_vec())
     };
     Ok(load::run(plan, lanes.to_vec(), context.stop.clone()).await?.lanes)
 }

@@ -11,6 +11,7 @@ use crate::{
     load::{self, Lane, LoadHandle, Slot},
     model::{
         event::Event,
+        load::Pacing,
         measurement::LaneMeasurement,
         process::{InstanceState, InstanceStatus, ProcessId},
         record::ArmRole,
@@ -186,16 +187,15 @@ impl Run<'_> {
         let endpoints = self.runtime().endpoints();
         let lane = Lane { name: self.arm_name(), routes: epoch::routes(&self.workload(), &endpoints) };
         let settings = &self.context.load;
+        let slot = Slot { lane: 0, length: load.before + LONGEST_ACTION + load.after };
         let plan = load::Plan {
-            rate_per_second: load.rate_per_second,
-            slots: vec![Slot { lane: 0, length: load.before + LONGEST_ACTION + load.after }],
             connections: settings.connections,
             connection_use: load.connection_use,
             timeout: settings.timeout,
-            keep_samples: false,
+            ..load::Plan::new(Pacing::constant(load.rate_per_second), vec![slot])
         };
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        Ok(RunningLoad { handle: load::spawn(plan, vec![lane], stopped)?, stop })
+        Ok(RunningLoad { handle: load::spawn(plan, vec![lane], stopped, None)?, stop })
     }
 
     async fn reload(&mut self, repetition: u32) -> Result<Figures, SessionError> {

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     model::{
+        request::Variables,
         target::Target,
         workload::{ExecMode, HttpService, Workload},
     },
@@ -80,6 +81,7 @@ fn service(name: &str, program: &str, script: &str, instances: u32) -> Service {
         health: "/health".to_owned(),
         release: None,
         requests: Vec::new(),
+        variables: Variables::default(),
     });
     Service { name: name.to_owned(), http, env: BTreeMap::new(), app: Some(app), compose: None }
 }

@@ -1,0 +1,503 @@
+//! What happens on one connection: a request goes out, its answer comes in, or something breaks.
+
+use rustix::{event::epoll, io::Errno};
+
+use super::{
+    check::CompiledChecks,
+    connection::{FirstFailure, Gathered, Job, Phase},
+    http1::{Answer, Broken, Progress, Sink},
+    prepare::Choice,
+    recorder::Completion,
+    shard::Shard,
+    socket::{self, Peer, Received},
+    sys,
+    template::Template,
+};
+use crate::model::{sample::ErrorClass, settings::ConnectionUse};
+
+/// A Unix socket whose queue is full is tried again after this, and a refused client of a closed loop.
+const REOPEN_NS: u64 = 1_000_000;
+
+/// An answer of more than this may not fit into a socket's receive buffer.
+const LARGE_ANSWER_BYTES: u64 = 32 << 10;
+
+/// Connections opened at once before the load begins: a listener's queue is finite.
+const OPENING: usize = 64;
+
+/// For opening all connections beforehand: so long, and so much longer for each.
+const OPENING_NS: u64 = 1_000_000_000;
+const OPENING_EACH_NS: u64 = 500_000;
+
+impl Shard {
+    /// Sends a request on a connection that has none.
+    pub(super) fn start(&mut self, index: usize, job: Job) {
+        let now = self.now();
+        let connection = &mut self.connections[index];
+        connection.job = job;
+        connection.sent = now;
+        connection.deadline = now.saturating_add(self.load.timeout_ns);
+        connection.first_failure = None;
+        self.in_flight += 1;
+        let lane = self.pools[connection.pool as usize].lane;
+        self.lanes[lane].recorder.sent(job.intended, now);
+        self.attempt(index);
+    }
+
+    /// Writes the request of a connection, over the connection that is open, or else over a new one.
+    fn attempt(&mut self, index: usize) {
+        let is_head = self.template(index).is_head();
+        let connection = &mut self.connections[index];
+        connection.parser.begin(is_head);
+        if let Some(gathered) = &mut connection.gathered {
+            gathered.headers_hold = true;
+            gathered.body.clear();
+        }
+        if connection.phase == Phase::Idle {
+            self.write(index, 0);
+        } else {
+            self.open(index);
+        }
+    }
+
+    fn choice(&self, index: usize) -> &Choice {
+        let connection = &self.connections[index];
+        let lane = self.pools[connection.pool as usize].lane;
+        &self.load.lanes[lane].choices[connection.job.choice as usize]
+    }
+
+    fn template(&self, index: usize) -> &Template {
+        let address = self.pools[self.connections[index].pool as usize].route_address;
+        &self.choice(index).templates[address]
+    }
+
+    fn open(&mut self, index: usize) {
+        match self.connect(index) {
+            Ok(()) => {
+                self.connections[index].phase = Phase::Connecting;
+                // On loopback the connection stands already, although the call did not wait for it.
+                self.write(index, 0);
+            }
+            // The queue of a Unix listener is full: unlike TCP the kernel does not try again by itself.
+            Err(Errno::AGAIN) => {
+                self.connections[index].phase = Phase::Connecting;
+                let due = self.now() + REOPEN_NS;
+                self.reopening.push_back((due, index as u32));
+            }
+            Err(error) => self.fail(index, class_of_connect(error)),
+        }
+    }
+
+    /// Tries again what could not be opened for a moment.
+    pub(super) fn reopen(&mut self, index: usize) {
+        let connection = &self.connections[index];
+        // It may have timed out meanwhile.
+        if connection.phase == Phase::Connecting && connection.socket.is_none() {
+            self.open(index);
+        }
+    }
+
+    fn connect(&mut self, index: usize) -> Result<(), Errno> {
+        let connection = &mut self.connections[index];
+        let pool = &self.pools[connection.pool as usize];
+        let stamped = self.stamped && matches!(pool.peer, Peer::Tcp(_));
+        let kept = self.load.connection_use == ConnectionUse::KeepAlive;
+        let opened = socket::open(&pool.peer, stamped, kept)?;
+        connection.generation = connection.generation.wrapping_add(1);
+        connection.reused = false;
+        let data = u64::from(connection.generation) << 32 | index as u64;
+        epoll::add(&self.epoll, &opened, epoll::EventData::new_u64(data), epoll::EventFlags::IN)?;
+        connection.socket = Some(opened);
+        self.counts.opened += 1;
+        Ok(())
+    }
+
+    /// Writes what is left of a request, the first `written` bytes being out.
+    fn write(&mut self, index: usize, written: usize) {
+        let mut rendered = std::mem::take(&mut self.rendered);
+        let connection = &self.connections[index];
+        let cookies = connection.gathered.as_ref().and_then(|gathered| gathered.cookies.header());
+        let template = self.template(index);
+        let is_first_write = written == 0 && connection.unwritten.is_empty();
+        let bytes = match template.fixed() {
+            Some(fixed) if cookies.is_none() => fixed,
+            _ if is_first_write => {
+                template.render(connection.job.index, cookies, &mut rendered);
+                &rendered
+            }
+            _ => &connection.unwritten,
+        };
+        let Some(open) = &connection.socket else { return };
+        let outcome = socket::write(open, &bytes[written..]);
+        let total = bytes.len();
+        // What differs each time is kept until it is out.
+        let is_kept = template.fixed().is_none() || cookies.is_some();
+        match outcome {
+            Ok(sent) if written + sent == total => {
+                self.watch_room(index, false);
+                let connection = &mut self.connections[index];
+                connection.unwritten = Vec::new();
+                connection.phase = Phase::Receiving;
+            }
+            Ok(_) | Err(Errno::AGAIN) => {
+                let connection = &mut self.connections[index];
+                if is_kept && connection.unwritten.is_empty() {
+                    connection.unwritten.clone_from(&rendered);
+                }
+                let connecting = connection.phase == Phase::Connecting && outcome.is_err();
+                if !connecting {
+                    connection.phase = Phase::Sending { written: written + outcome.unwrap_or(0) };
+                }
+                self.watch_room(index, true);
+            }
+            Err(Errno::INTR) => self.watch_room(index, true),
+            Err(error) => self.broken_while_writing(index, error),
+        }
+        self.rendered = rendered;
+    }
+
+    fn watch_room(&mut self, index: usize, watch: bool) {
+        let connection = &mut self.connections[index];
+        if connection.watches_room == watch {
+            return;
+        }
+        connection.watches_room = watch;
+        let mut flags = epoll::EventFlags::IN;
+        flags.set(epoll::EventFlags::OUT, watch);
+        let data = u64::from(connection.generation) << 32 | index as u64;
+        if let Some(open) = &connection.socket
+            && epoll::modify(&self.epoll, open, epoll::EventData::new_u64(data), flags).is_err()
+        {
+            self.fail(index, ErrorClass::Other);
+        }
+    }
+
+    /// The server may have answered before it broke the connection off, which then says more than the broken pipe.
+    fn broken_while_writing(&mut self, index: usize, error: Errno) {
+        if self.connections[index].phase == Phase::Connecting {
+            return self.fail(index, class_of_connect(error));
+        }
+        self.connections[index].phase = Phase::Receiving;
+        self.read(index);
+        if self.connections[index].phase == Phase::Receiving {
+            self.break_off(index, error);
+        }
+    }
+
+    /// Something has happened on a connection.
+    pub(super) fn happened(&mut self, index: usize, flags: epoll::EventFlags) {
+        let ended = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
+        match self.connections[index].phase {
+            Phase::Closed => {}
+            Phase::Connecting => {
+                if ended || flags.contains(epoll::EventFlags::OUT) {
+                    self.connected(index);
+                }
+            }
+            Phase::Sending { written } => {
+                if flags.contains(epoll::EventFlags::IN) || ended {
+                    self.read(index);
+                }
+                // The answer may have ended the request.
+                if flags.contains(epoll::EventFlags::OUT)
+                    && self.connections[index].phase == (Phase::Sending { written })
+                {
+                    self.write(index, written);
+                }
+            }
+            Phase::Receiving => self.read(index),
+            Phase::Idle => self.read_idle(index),
+        }
+    }
+
+    fn connected(&mut self, index: usize) {
+        let error = self.connections[index].socket.as_ref().and_then(socket::error_of);
+        match error {
+            None => self.write(index, 0),
+            Some(error) => self.fail(index, class_of_connect(error)),
+        }
+    }
+
+    /// Without a request there can only be the end of the connection, or something that nobody asked for.
+    fn read_idle(&mut self, index: usize) {
+        let Some(open) = &self.connections[index].socket else { return };
+        if matches!(socket::read(open, &mut self.buffer), Err(Errno::AGAIN | Errno::INTR)) {
+            return;
+        }
+        self.counts.closed_idle += 1;
+        self.connections[index].close();
+    }
+
+    fn read(&mut self, index: usize) {
+        loop {
+            let Some(open) = &self.connections[index].socket else { return };
+            let received = if self.stamped {
+                sys::read_stamped(open, &mut self.buffer)
+            } else {
+                socket::read(open, &mut self.buffer)
+            };
+            match received {
+                Ok(Received { length: 0, .. }) => return self.ended(index),
+                Ok(received) => {
+                    let is_whole = received.length < self.buffer.len();
+                    if self.received(index, &received) || is_whole {
+                        return;
+                    }
+                }
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                Err(error) => return self.break_off(index, error),
+            }
+        }
+    }
+
+    /// Takes a part of an answer, and says whether the request has ended with it.
+    fn received(&mut self, index: usize, received: &Received) -> bool {
+        let done = self.time_of(index, received);
+        let bytes = &self.buffer[..received.length];
+        let connection = &mut self.connections[index];
+        let lane = self.pools[connection.pool as usize].lane;
+        let progress = match &mut connection.gathered {
+            None => connection.parser.feed(bytes, &mut ()),
+            Some(gathered) => {
+                let choice = &self.load.lanes[lane].choices[connection.job.choice as usize];
+                let keeps_cookies = self.load.cookies;
+                let mut sink = Gathering { checks: &choice.checks, keeps_cookies, gathered };
+                connection.parser.feed(bytes, &mut sink)
+            }
+        };
+        match progress {
+            Ok(Progress::More) => {
+                self.has_large_answers |= received.length as u64 > LARGE_ANSWER_BYTES;
+                false
+            }
+            // More than it said it would send: what comes next on this connection could be anything.
+            Ok(Progress::Done { surplus, .. }) if surplus > 0 => {
+                self.finish(index, Err(ErrorClass::Protocol), done);
+                true
+            }
+            Ok(Progress::Done { answer, .. }) => {
+                self.answered(index, answer, done);
+                true
+            }
+            Err(_) => {
+                self.finish(index, Err(ErrorClass::Protocol), done);
+                true
+            }
+        }
+    }
+
+    /// When a part of an answer was there: by the kernel's stamp, unless somebody has set the clock meanwhile.
+    fn time_of(&mut self, index: usize, received: &Received) -> u64 {
+        if let Some(stamp) = received.stamp_ns {
+            let arrived = socket::arrival_ns(stamp, self.real_less_monotonic_ns);
+            let arrived = arrived.saturating_sub(self.started_ns);
+            if arrived >= self.connections[index].sent {
+                let now = self.now();
+                if arrived <= now {
+                    return arrived;
+                }
+            }
+        }
+        if self.stamped {
+            self.used_own_clock = true;
+        }
+        self.now()
+    }
+
+    fn answered(&mut self, index: usize, answer: Answer, done: u64) {
+        self.has_large_answers |= answer.body_len > LARGE_ANSWER_BYTES;
+        let kept = self.load.connection_use == ConnectionUse::KeepAlive;
+        let is_sent = self.connections[index].phase == Phase::Receiving;
+        if kept && answer.reusable && is_sent {
+            self.connections[index].phase = Phase::Idle;
+            self.connections[index].reused = true;
+        } else {
+            self.connections[index].close();
+        }
+        let checks = &self.choice(index).checks;
+        let outcome = if !checks.status_ok(answer.status) {
+            Err(ErrorClass::Status)
+        } else if self.connections[index].gathered.as_ref().is_some_and(|gathered| !gathered.holds(checks)) {
+            Err(ErrorClass::Check)
+        } else {
+            Ok(())
+        };
+        self.finish(index, outcome, done);
+    }
+
+    /// The server has closed its side, which is how some answers end.
+    fn ended(&mut self, index: usize) {
+        let now = self.now();
+        match self.connections[index].parser.close() {
+            Ok(answer) => self.answered(index, answer, now),
+            Err(Broken::Malformed(_)) => self.finish(index, Err(ErrorClass::Protocol), now),
+            Err(Broken::InsideAnswer) => self.finish(index, Err(ErrorClass::ResetMidAnswer), now),
+            Err(Broken::BeforeFirstByte) => self.unanswered(index),
+        }
+    }
+
+    fn break_off(&mut self, index: usize, error: Errno) {
+        match error {
+            Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED if self.connections[index].parser.has_begun() => {
+                self.fail(index, ErrorClass::ResetMidAnswer);
+            }
+            Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED => self.unanswered(index),
+            Errno::TIMEDOUT => self.fail(index, ErrorClass::Timeout),
+            _ => self.fail(index, ErrorClass::Other),
+        }
+    }
+
+    /// No byte of an answer. On a connection that was used before, the server had most likely given it up already.
+    fn unanswered(&mut self, index: usize) {
+        let reused = self.connections[index].reused;
+        self.fail(index, if reused { ErrorClass::StaleKeepAlive } else { ErrorClass::Reset });
+    }
+
+    /// Gives up the request of a connection.
+    pub(super) fn time_out(&mut self, index: usize, now: u64) {
+        let connecting = self.connections[index].phase == Phase::Connecting;
+        let class = if connecting { ErrorClass::ConnectTimeout } else { ErrorClass::Timeout };
+        self.finish(index, Err(class), now);
+    }
+
+    fn fail(&mut self, index: usize, class: ErrorClass) {
+        let now = self.now();
+        self.finish(index, Err(class), now);
+    }
+
+    /// Ends an attempt, and the request unless it may be tried once more.
+    fn finish(&mut self, index: usize, outcome: Result<(), ErrorClass>, done: u64) {
+        // After an answer, even an unwelcome one, that has been decided already.
+        if self.connections[index].is_busy() {
+            self.connections[index].close();
+        }
+        let may_retry = self.template(index).is_idempotent();
+        let connection = &mut self.connections[index];
+        let retry = match (connection.first_failure, outcome) {
+            // The retry has what the first try left of the time-out, so nothing takes longer than it.
+            (None, Err(class)) if may_retry && done < connection.deadline => {
+                connection.first_failure = Some(FirstFailure { class, done });
+                return self.attempt(index);
+            }
+            (None, _) => None,
+            (Some(_), outcome) => Some(outcome.is_ok()),
+        };
+        let (outcome, done) =
+            connection.first_failure.map_or((outcome, done), |first| (Err(first.class), first.done));
+        let pool = &self.pools[connection.pool as usize];
+        let completion = Completion {
+            address: pool.lane_address,
+            intended: connection.job.intended,
+            sent: connection.sent,
+            done,
+            outcome,
+            retry,
+        };
+        self.lanes[pool.lane].recorder.completed(&completion);
+        self.free(index, outcome);
+    }
+
+    /// What a connection does after its request.
+    fn free(&mut self, index: usize, outcome: Result<(), ErrorClass>) {
+        use crate::model::load::Pacing;
+        let Pacing::Closed { think } = &self.load.pacing else { return self.vacate(index) };
+        let mut pause = think.as_nanos() as u64;
+        if matches!(outcome, Err(ErrorClass::Refused | ErrorClass::Other)) {
+            // Nobody is there, or we have no more sockets: asking without a pause would only keep us busy.
+            pause = pause.max(REOPEN_NS);
+        }
+        if pause > 0 && !self.is_closing() {
+            self.in_flight -= 1;
+            let due = self.now() + pause;
+            self.thinking.push_back((due, index as u32));
+        } else {
+            self.vacate(index);
+        }
+    }
+
+    /// Opens the connections that will be kept alive, so that the first requests of a window do not pay for them: they
+    /// would pay more where a service has more addresses. What cannot be opened now is the affair of the request that
+    /// wants it.
+    pub(super) fn open_beforehand(&mut self) {
+        let limit = OPENING_NS + OPENING_EACH_NS * self.connections.len() as u64;
+        let deadline = self.now() + limit;
+        let mut given_up = vec![false; self.pools.len()];
+        let mut next = 0;
+        while next < self.connections.len() && self.now() < deadline {
+            let batch = next..(next + OPENING).min(self.connections.len());
+            for index in batch.clone() {
+                let pool = self.connections[index].pool as usize;
+                if !given_up[pool] && self.connect(index).is_err() {
+                    given_up[pool] = true;
+                }
+            }
+            for index in batch.clone() {
+                let pool = self.connections[index].pool as usize;
+                if !self.stands_by(index, deadline) {
+                    self.connections[index].close();
+                    given_up[pool] = true;
+                }
+            }
+            next = batch.end;
+        }
+    }
+
+    /// Waits for a connection that was begun.
+    fn stands_by(&mut self, index: usize, deadline: u64) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let now = self.now();
+        let Some(open) = &self.connections[index].socket else { return false };
+        let left = deadline.saturating_sub(now);
+        let limit =
+            Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
+        let mut room = [PollFd::new(open, PollFlags::OUT)];
+        let stands = matches!(poll(&mut room, Some(&limit)), Ok(1)) && socket::error_of(open).is_none();
+        if stands {
+            self.connections[index].phase = Phase::Idle;
+        }
+        stands
+    }
+}
+
+/// Keeps of an answer what its checks and the client's cookies need.
+struct Gathering<'a> {
+    checks: &'a CompiledChecks,
+    keeps_cookies: bool,
+    gathered: &'a mut Gathered,
+}
+
+impl Sink for Gathering<'_> {
+    fn head(&mut self, _status: u16, headers: &[httparse::Header<'_>]) {
+        if self.checks.needs_headers() {
+            let pairs = headers.iter().map(|header| (header.name, header.value));
+            self.gathered.headers_hold = self.checks.headers_ok(pairs);
+        }
+        if self.keeps_cookies {
+            for header in headers.iter().filter(|header| header.name.eq_ignore_ascii_case("set-cookie")) {
+                self.gathered.cookies.take(header.value);
+            }
+        }
+    }
+
+    fn body(&mut self, bytes: &[u8]) {
+        if self.checks.needs_body() {
+            self.gathered.body.extend_from_slice(bytes);
+        }
+    }
+}
+
+impl Gathered {
+    fn holds(&self, checks: &CompiledChecks) -> bool {
+        self.headers_hold && (!checks.needs_body() || checks.body_ok(&self.body))
+    }
+}
+
+fn class_of_connect(error: Errno) -> ErrorClass {
+    match error {
+        // A Unix socket that is not there is a service that does not listen.
+        Errno::CONNREFUSED | Errno::NOENT => ErrorClass::Refused,
+        Errno::TIMEDOUT => ErrorClass::ConnectTimeout,
+        Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE => ErrorClass::Reset,
+        _ => ErrorClass::Other,
+    }
+}
