@@ -14,8 +14,8 @@ use crate::model::units::parse_duration;
 
 /// Nothing qbench waits for takes longer.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// Tables whose values may be secrets.
-const SECRET_TABLES: [&str; 2] = ["env", "headers"];
+/// Keys whose values may be secrets, and with a table all that is in it.
+const SECRET_KEYS: [&str; 4] = ["env", "headers", "body", "json"];
 
 /// A parsed file.
 #[derive(Debug)]
@@ -30,7 +30,15 @@ impl<'i> Document<'i> {
     pub(super) fn parse(source: &'i Source, known: &[&str]) -> Result<Self, ConfigError> {
         let root = DeTable::parse(&source.text).map_err(|error| {
             let bytes = error.span().unwrap_or(0..0);
-            let shown = source.syntax_error(sentence(error.message()), bytes, known);
+            let message = sentence(error.message());
+            // Inside a text of several lines, which may be a body, nothing can be told to be a key.
+            let before = source.text.get(..bytes.start).unwrap_or(&source.text);
+            let is_in_text = (before.matches("\"\"\"").count() + before.matches("'''").count()) % 2 == 1;
+            let shown = if is_in_text {
+                ConfigError::new(message).at(source, bytes, std::slice::from_ref(&(0..source.text.len())))
+            } else {
+                source.syntax_error(message, bytes, known)
+            };
             if error.message().contains("duplicate key") {
                 return shown.help(
                     "a key and a [table] may be there once; what may be there often has two brackets, as [[service]]",
@@ -147,6 +155,23 @@ impl<'d, 'i> Field<'d, 'i> {
         self.document.error(self.key.span(), message)
     }
 
+    /// The value, for what may be of several types.
+    pub(super) fn value(&self) -> &'d DeValue<'i> {
+        self.value.get_ref()
+    }
+
+    /// The items of a list, which must not be empty; itself when it is none.
+    pub(super) fn one_or_more(&self) -> Result<Vec<Self>, ConfigError> {
+        let item = |value| Self { document: self.document, key: self.key, value };
+        match self.value.get_ref() {
+            DeValue::Array(items) if items.is_empty() => {
+                Err(self.error(format!("`{}` must not be empty", printed(self.key()))))
+            }
+            DeValue::Array(items) => Ok(items.iter().map(item).collect()),
+            _ => Ok(vec![item(self.value)]),
+        }
+    }
+
     fn wrong_type(&self, wanted: &str) -> ConfigError {
         let (key, found) = (printed(self.key()), self.value.get_ref().type_str());
         self.error(format!("`{key}` must be {wanted}, not {}", with_article(found)))
@@ -180,6 +205,15 @@ impl<'d, 'i> Field<'d, 'i> {
             .and_then(|number| u64::try_from(number).ok())
             .filter(|number| (least..=most).contains(number))
             .ok_or_else(|| self.error(format!("`{}` must be from {least} to {most}", self.key())))
+    }
+
+    /// Any whole number that TOML has.
+    pub(super) fn signed(&self) -> Result<i64, ConfigError> {
+        let DeValue::Integer(integer) = self.value.get_ref() else {
+            return Err(self.wrong_type("a whole number"));
+        };
+        i64::from_str_radix(integer.as_str(), integer.radix())
+            .map_err(|_| self.error(format!("`{}` must be from {} to {}", self.key(), i64::MIN, i64::MAX)))
     }
 
     /// A finite number, whole or not.
@@ -331,7 +365,7 @@ fn fields_of<'d, 'i>(document: &'d Document<'i>, table: &'d DeTable<'i>) -> Vec<
 
 fn collect_secrets(table: &DeTable<'_>, is_secret: bool, found: &mut Vec<Range<usize>>) {
     for (key, value) in table {
-        let is_secret = is_secret || SECRET_TABLES.contains(&key.get_ref().as_ref());
+        let is_secret = is_secret || SECRET_KEYS.contains(&key.get_ref().as_ref());
         collect_secret_values(value, is_secret, found);
     }
 }

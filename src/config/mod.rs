@@ -13,6 +13,7 @@ mod app;
 mod app_keys;
 mod app_program;
 mod app_values;
+mod checks;
 mod compose;
 mod digest;
 mod document;
@@ -25,6 +26,7 @@ mod requests;
 mod settings;
 mod source;
 mod spelling;
+mod variables;
 mod workload;
 
 #[cfg(test)]
@@ -35,6 +37,7 @@ use std::path::{Path, PathBuf};
 pub use error::ConfigError;
 
 use crate::model::{
+    request::{Request, Variables},
     settings::{LoadSettings, Thresholds},
     target::Target,
     workload::Workload,
@@ -99,6 +102,22 @@ pub fn load(path: &Path, own_executable: &Path) -> Result<Config, ConfigError> {
     })
 }
 
+/// Reads a file of requests: `[[request]]` and `[[variable]]`, with the keys of `[[service.request]]` and
+/// `[[service.variable]]`. Files that it names are looked for in its own folder.
+///
+/// # Errors
+/// [`ConfigError`] at the first thing that does not fit, or when there is no request.
+pub fn requests_file(path: &Path) -> Result<(Vec<Request>, Variables), ConfigError> {
+    let source = source::Source::read(path)?;
+    let document = document::Document::parse(&source, &known_words())?;
+    let root = document.root(&requests::FILE_KEYS)?;
+    let (requests, variables) = requests::read(&root, "[[variable]]", &mut Vec::new())?;
+    if requests.is_empty() {
+        return Err(root.error("the file has no request").help("add a `[[request]]` with `path = \"/\"`"));
+    }
+    Ok((requests, variables))
+}
+
 /// What may be shown of a line that cannot be parsed: the keys qbench knows, but for those of secrets.
 fn known_words() -> Vec<&'static str> {
     ROOT_KEYS
@@ -106,9 +125,11 @@ fn known_words() -> Vec<&'static str> {
         .chain(workload::WORKLOAD_KEYS)
         .chain(workload::SERVICE_KEYS)
         .chain(requests::REQUEST_KEYS)
+        .chain(checks::EXPECT_KEYS)
+        .chain(variables::VARIABLE_KEYS)
         .chain(settings::LOAD_KEYS)
         .chain(settings::THRESHOLD_KEYS)
         .chain(settings::TARGET_KEYS)
-        .filter(|key| !matches!(*key, "env" | "headers"))
+        .filter(|key| !matches!(*key, "env" | "headers" | "body" | "json" | "matches"))
         .collect()
 }

@@ -8,13 +8,24 @@ use super::{
     names::check_file_name,
 };
 use crate::model::{
+    load::Precision,
     settings::{ConnectionUse, LoadSettings, Thresholds},
     target::{DockerOptions, NetworkPath, ReloadStrategy, RuntimeKind, Target},
 };
 
 /// Keys of `[load]`.
-pub(super) const LOAD_KEYS: [&str; 9] =
-    ["rate", "window", "warmup", "slot", "epochs", "connections", "connection", "timeout", "ready_timeout"];
+pub(super) const LOAD_KEYS: [&str; 10] = [
+    "rate",
+    "window",
+    "warmup",
+    "slot",
+    "epochs",
+    "connections",
+    "connection",
+    "timeout",
+    "ready_timeout",
+    "precision",
+];
 /// Keys of `[thresholds]`.
 pub(super) const THRESHOLD_KEYS: [&str; 8] =
     ["response_time", "response_time_slack", "p95", "p99", "memory", "cpu", "errors", "max_latency"];
@@ -58,6 +69,9 @@ pub(super) fn load(section: Option<&Section<'_, '_>>) -> Result<LoadSettings, Co
     if let Some(ready_timeout) = section.optional("ready_timeout", above_zero)? {
         load.ready_timeout = ready_timeout;
     }
+    if let Some(precision) = section.optional("precision", precision)? {
+        load.precision = precision;
+    }
     if load.slot > load.window {
         let message = format!("a slot of {:?} does not fit into a window of {:?}", load.slot, load.window);
         let field = section.field("slot").or_else(|| section.field("window"));
@@ -83,6 +97,14 @@ pub(super) fn rate(field: &Field<'_, '_>) -> Result<f64, ConfigError> {
 /// Whether connections are used again.
 pub(super) fn connection_use(field: &Field<'_, '_>) -> Result<ConnectionUse, ConfigError> {
     field.choice(&[("keep-alive", ConnectionUse::KeepAlive), ("per-request", ConnectionUse::PerRequest)])
+}
+
+fn precision(field: &Field<'_, '_>) -> Result<Precision, ConfigError> {
+    field.choice(&[
+        ("eco", Precision::Eco),
+        ("balanced", Precision::Balanced),
+        ("exact", Precision::Exact),
+    ])
 }
 
 /// Reads `[thresholds]` over the defaults.

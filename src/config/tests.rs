@@ -2,8 +2,9 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use super::{Config, ConfigError, load};
+use super::{Config, ConfigError, load, requests_file};
 use crate::model::{
+    load::Precision,
     settings::ConnectionUse,
     target::{ReloadStrategy, RuntimeKind},
 };
@@ -36,6 +37,7 @@ API_TOKEN = "hunter2"
 rate = 50
 window = "2s"
 connection = "per-request"
+precision = "exact"
 [thresholds]
 response_time = "5%"
 max_latency = "5s"
@@ -59,6 +61,7 @@ impl Folder {
             ("compose.yaml", "services:\n  web: {image: x}\n  jobs: {image: x}\n"),
             ("Dockerfile", "FROM scratch\n"),
             ("order.json", "{\"n\": 1}"),
+            ("users.csv", "token,name\nhunter2,a\n"),
         ] {
             fs::write(folder.path().join(name), text).unwrap();
         }
@@ -106,6 +109,7 @@ fn a_good_file_is_resolved_whole() {
     assert_eq!(config.load.window, Duration::from_secs(2));
     assert_eq!(config.load.epochs, 10);
     assert_eq!(config.load.connection_use, ConnectionUse::PerRequest);
+    assert_eq!(config.load.precision, Precision::Exact);
     assert!((config.thresholds.response_time_share - 0.05).abs() < 1e-12);
     let names: Vec<_> = workload.digests.keys().map(String::as_str).collect();
     assert_eq!(names, ["Dockerfile", "compose.yaml", "ecosystem.json", "order.json", "qbench.toml#workload"]);
@@ -144,14 +148,153 @@ fn digests_tell_what_changed() {
     assert_ne!(before.workload.digests["order.json"], other_body.workload.digests["order.json"]);
 }
 
+/// `GOOD` with variables and checks.
+fn with_variables() -> String {
+    GOOD.replacen("/work?cpu_us=300", "/users/{{id}}?q={{ name }}", 1)
+        .replacen("weight = 3", "expect = { status = [200, 404], matches = \"o\" }", 1)
+        .replacen("Bearer hunter2", "Bearer {{token}}", 1)
+        .replacen(
+            "[[service]]\nname = \"worker\"",
+            "[[service.variable]]\ncsv = \"users.csv\"\n\
+             [[service.variable]]\nname = \"id\"\nsequence = { from = 1, to = 9 }\n\
+             [[service]]\nname = \"worker\"",
+            1,
+        )
+}
+
+#[test]
+fn variables_and_checks_are_part_of_a_service() {
+    let folder = Folder::new();
+    let text = with_variables();
+    let before = folder.load(&text).unwrap();
+    let web = before.workload.service("web").unwrap().http.as_ref().unwrap();
+    assert_eq!(web.variables.sources.len(), 2);
+    assert_eq!(web.requests[0].path, "/users/{{id}}?q={{ name }}");
+    assert_eq!(web.requests[0].checks.status, [200..=200, 404..=404]);
+    assert!(before.workload.digests.contains_key("users.csv"));
+    let workload = |config: &Config| config.workload.digests["qbench.toml#workload"].clone();
+    for (from, to) in [("to = 9", "to = 10"), ("[200, 404]", "[200]"), ("\"o\"", "\"p\"")] {
+        let other = folder.load(&text.replacen(from, to, 1)).unwrap();
+        assert_ne!(before.requests_digest, other.requests_digest, "{to}");
+        assert_ne!(workload(&before), workload(&other), "{to}");
+    }
+    fs::write(folder.0.path().join("users.csv"), "token,name\nhunter2,b\n").unwrap();
+    let other = folder.load(&text).unwrap();
+    assert_ne!(before.requests_digest, other.requests_digest);
+    assert_ne!(before.workload.digests["users.csv"], other.workload.digests["users.csv"]);
+}
+
+#[test]
+fn the_digest_of_requests_without_variables_and_checks_is_the_one_of_stored_baselines() {
+    assert_eq!(
+        Folder::new().load(GOOD).unwrap().requests_digest,
+        "a5deff3fb7a561a865b65b5b579065322b4682769ab28d863cbe77a31b9ab6ce"
+    );
+}
+
+#[test]
+fn references_to_variables_are_checked() {
+    let folder = Folder::new();
+    let shown = |from: &str, to: &str| {
+        let text = with_variables();
+        assert!(text.contains(from), "{from}");
+        let shown = folder.load(&text.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(!shown.contains("hunter2"), "{shown}");
+        shown.replace(&format!("{}/", folder.0.path().display()), "")
+    };
+    insta::assert_snapshot!(shown("{{id}}", "{{idd}}"), @r#"
+    `path` refers to a variable `idd`, which is not declared
+      --> qbench.toml:12:8
+       |
+    12 | path = "/users/{{idd}}?q={{ name }}"
+       |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       = help: did you mean {{id}}?
+    "#);
+    insta::assert_snapshot!(shown("{{token}}", "hunter2 {{user}}"), @"
+    header `authorization` refers to a variable `user`, which is not declared
+      --> qbench.toml:14:42
+       |
+    14 | headers = { accept = ••••••••••••••••••, authorization = ••••••• ••••••• ••••••••• }
+       |                                          ^^^^^^^^^^^^^
+       = help: declared here: `id`, `name` and `token`
+    ");
+    insta::assert_snapshot!(shown("body_file = \"order.json\"", "body = \"hunter2 {{nam}}\""), @"
+    `body` refers to a variable `nam`, which is not declared
+      --> qbench.toml:18:1
+       |
+    18 | body = •••••••• ••••••••
+       | ^^^^
+       = help: did you mean {{name}}?
+    ");
+    insta::assert_snapshot!(shown("{{id}}", "{id}"), @r#"
+    `path` must not contain a brace that belongs to no variable
+      --> qbench.toml:12:8
+       |
+    12 | path = "/users/{id}?q={{ name }}"
+       |        ^^^^^^^^^^^^^^^^^^^^^^^^^^
+       = help: a variable is written {{name}}; a brace itself is written %7B or %7D
+    "#);
+    insta::assert_snapshot!(shown("csv = \"users.csv\"", "csv = \"order.json\""), @r#"
+    column 1 of order.json has no name that a variable can have, in line 1
+      --> qbench.toml:20:7
+       |
+    20 | csv = "order.json"
+       |       ^^^^^^^^^^^^
+       = help: the first line names the columns, separated by commas: letters, digits, `_` and `-`, no digit first
+    "#);
+    insta::assert_snapshot!(folder.shown("path = \"/orders\"", "path = \"/orders/{{id}}\""), @r#"
+    `path` must not contain a brace that belongs to no variable
+      --> qbench.toml:17:8
+       |
+    17 | path = "/orders/{{id}}"
+       |        ^^^^^^^^^^^^^^^^
+       = help: a variable, as in {{id}}, needs a `[[service.variable]]`; a brace itself is written %7B or %7D
+    "#);
+}
+
+#[test]
+fn a_text_of_several_lines_is_hidden_where_it_is_broken() {
+    let folder = Folder::new();
+    for body in
+        ["\"\"\"\n{\"name\": \"hunter2\"}\n", "'''\nname = \"hunter2\"", "\"\"\"\nname: \\hunter2\n\"\"\""]
+    {
+        let to = format!("body = {body}");
+        let error = folder.error("body_file = \"order.json\"", &to);
+        assert!(error.position().is_some(), "{error}");
+    }
+    let last = GOOD.replacen("body_file = \"order.json\"", "body = \"\"\"\n", 1) + "name = \"hunter2\"";
+    assert!(!folder.load(&last).unwrap_err().to_string().contains("hunter2"));
+}
+
+#[test]
+fn a_file_of_requests_is_read_alone() {
+    let folder = Folder::new();
+    let path = folder.0.path().join("requests.toml");
+    let read = |text: &str| {
+        fs::write(&path, text).unwrap();
+        requests_file(&path)
+    };
+    let (requests, variables) = read(
+        "[[request]]\nmethod = \"PUT\"\npath = \"/{{id}}\"\nbody_file = \"order.json\"\n\
+         [[request]]\npath = \"/\"\n[[variable]]\nname = \"id\"\nrandom = { from = 1, to = 6 }\n",
+    )
+    .unwrap();
+    assert_eq!((requests.len(), variables.sources.len()), (2, 1));
+    assert_eq!(requests[0].body, b"{\"n\": 1}");
+    let message = |text: &str| read(text).unwrap_err().message().to_owned();
+    assert_eq!(message(""), "the file has no request");
+    assert_eq!(message("[[service]]"), "unknown key `service`");
+    assert!(requests_file(Path::new("/no/such.toml")).is_err());
+}
+
 #[test]
 fn errors_print_as_those_of_a_compiler() {
     let folder = Folder::new();
     insta::assert_snapshot!(folder.shown("[thresholds]", "[tresholds]"), @r#"
     unknown key `tresholds`
-      --> qbench.toml:29:2
+      --> qbench.toml:30:2
        |
-    29 | [tresholds]
+    30 | [tresholds]
        |  ^^^^^^^^^
        = help: did you mean `thresholds`?
     "#);
@@ -165,9 +308,9 @@ fn errors_print_as_those_of_a_compiler() {
     "#);
     insta::assert_snapshot!(folder.shown("response_time = \"5%\"", "response_time = 5"), @r#"
     `response_time` must be a percentage
-      --> qbench.toml:30:17
+      --> qbench.toml:31:17
        |
-    30 | response_time = 5
+    31 | response_time = 5
        |                 ^
        = help: write "5%"
     "#);
@@ -293,6 +436,19 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "\"Bearer hunter2\\r\\nx: y\"",
         "the value of header `authorization` has characters that headers cannot have",
     ),
+    (
+        "path = \"/orders\"",
+        "path = \"/orders/{{id}}\"",
+        "`path` must not contain a brace that belongs to no variable",
+    ),
+    ("body_file =", "body = \"hunter2\"\nbody_file =", "a request has `body` or `body_file`, not both"),
+    ("body_file = \"order.json\"", "body = 5", "`body` must be a string, not an integer"),
+    (
+        "weight = 3",
+        "headers.expect = \"100-continue\"\n[[service.request]]\npath = \"/\"",
+        "header `expect` needs a body that waits for the server to continue",
+    ),
+    ("weight = 3", "expect = { status = 99 }", "`status` must be from 100 to 599"),
     ("{address:web}", "{address:worker}", "service `worker` is a worker and has no address"),
     ("{address:web}", "{address:web", "`{address:` is not closed in this value"),
     (
@@ -391,7 +547,8 @@ proptest::proptest! {
     #[test]
     fn no_text_makes_it_panic(at in 0_usize..1200, cut in 0_usize..40, put in "(.|\n){0,12}") {
         let folder = Folder::new();
-        let mut chars: Vec<char> = GOOD.chars().collect();
+        let good = if at % 2 == 0 { GOOD.to_owned() } else { with_variables() };
+        let mut chars: Vec<char> = good.chars().collect();
         let at = at.min(chars.len());
         let end = (at + cut).min(chars.len());
         chars.splice(at..end, put.chars());

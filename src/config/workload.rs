@@ -23,7 +23,8 @@ use crate::model::workload::{ComposeService, EcosystemFile, HttpService, Service
 pub(super) const WORKLOAD_KEYS: [&str; 7] =
     ["name", "ecosystem", "environment", "compose", "port_variable", "release_variable", "first_port"];
 /// Keys of `[[service]]`.
-pub(super) const SERVICE_KEYS: [&str; 6] = ["name", "compose_service", "health", "release", "env", "request"];
+pub(super) const SERVICE_KEYS: [&str; 7] =
+    ["name", "compose_service", "health", "release", "env", "request", "variable"];
 
 const ADDRESS: &str = "{address:";
 const LARGEST_FILE_BYTES: u64 = 1 << 20;
@@ -58,10 +59,10 @@ pub(super) fn read(
     if sections.is_empty() {
         return Err(services_field.error("the workload has no service").help("add a `[[service]]`"));
     }
-    let mut bodies = Vec::new();
+    let mut request_files = Vec::new();
     let mut services: Vec<Service> = Vec::new();
     for section in &sections {
-        let service = service(section, &files, &folder, own_executable, &mut bodies, notes)?;
+        let service = service(section, &files, &folder, own_executable, &mut request_files, notes)?;
         if services.iter().any(|other| other.name == service.name) {
             let field = section.required("name", "")?;
             return Err(field
@@ -94,7 +95,7 @@ pub(super) fn read(
         compose: files.compose.as_ref().map(|(path, _)| path.clone()),
         digests: BTreeMap::new(),
     };
-    workload.digests = digests(&section, &workload, bodies)?;
+    workload.digests = digests(&section, &workload, request_files)?;
     Ok(workload)
 }
 
@@ -153,7 +154,7 @@ fn service(
     files: &Files,
     folder: &Path,
     own_executable: &Path,
-    bodies: &mut Vec<(String, String)>,
+    request_files: &mut Vec<(String, String)>,
     notes: &mut Vec<String>,
 ) -> Result<Service, ConfigError> {
     let name_field = section.required("name", "name = \"web\"")?;
@@ -163,7 +164,7 @@ fn service(
             .error("a service's name has at most 128 characters, none of `{`, `}`, `/` and `\\`")
             .help("give the app another name"));
     }
-    let http = http(section, bodies)?;
+    let http = http(section, request_files)?;
     let app = match &files.ecosystem {
         None => None,
         Some((path, blocks)) => {
@@ -198,10 +199,10 @@ fn shown(shown_folder: &Path, folder: &Path, path: &Path) -> PathBuf {
 
 fn http(
     section: &Section<'_, '_>,
-    bodies: &mut Vec<(String, String)>,
+    request_files: &mut Vec<(String, String)>,
 ) -> Result<Option<HttpService>, ConfigError> {
     let Some(health) = section.optional("health", requests::path)? else {
-        for key in ["request", "release"] {
+        for key in ["request", "release", "variable"] {
             if let Some(field) = section.field(key) {
                 return Err(field
                     .key_error(format!("a service without `health` is a worker and can have no `{key}`"))
@@ -211,15 +212,8 @@ fn http(
         return Ok(None);
     };
     let release = section.optional("release", requests::path)?;
-    let requests = match section.field("request") {
-        None => Vec::new(),
-        Some(field) => field
-            .sections(&requests::REQUEST_KEYS)?
-            .iter()
-            .map(|request| requests::read(request, bodies))
-            .collect::<Result<_, _>>()?,
-    };
-    Ok(Some(HttpService { health, release, requests, variables: crate::model::request::Variables::default() }))
+    let (requests, variables) = requests::read(section, "[[service.variable]]", request_files)?;
+    Ok(Some(HttpService { health, release, requests, variables }))
 }
 
 fn compose_service(
@@ -358,9 +352,9 @@ fn note_unused_apps(files: &Files, services: &[Service], notes: &mut Vec<String>
 fn digests(
     section: &Section<'_, '_>,
     workload: &Workload,
-    bodies: Vec<(String, String)>,
+    request_files: Vec<(String, String)>,
 ) -> Result<BTreeMap<String, String>, ConfigError> {
-    let mut digests: BTreeMap<String, String> = bodies.into_iter().collect();
+    let mut digests: BTreeMap<String, String> = request_files.into_iter().collect();
     let dockerfile = workload
         .compose
         .as_ref()

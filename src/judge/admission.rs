@@ -121,6 +121,12 @@ fn load(baseline: &LoadIdentity, candidate: &LoadIdentity) -> Vec<String> {
         };
         found.push(differs("the use of connections", name(baseline), name(candidate)));
     }
+    if baseline.precision != candidate.precision {
+        let name = |load: &LoadIdentity| {
+            load.precision.map_or_else(|| "that of an earlier engine".to_owned(), |own| own.to_string())
+        };
+        found.push(differs("the precision of the load", name(baseline), name(candidate)));
+    }
     if baseline.requests_digest != candidate.requests_digest {
         found.push("the requests of the load changed between the records".to_owned());
     }

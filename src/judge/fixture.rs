@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::model::{
+    load::Precision,
     measurement::{Memory, Usage},
     record::{
         ArmEpoch, ArmRole, Conditions, Epoch, Fingerprint, Format, LatencySummary, LoadIdentity, Record,
@@ -109,6 +110,7 @@ pub(super) fn record(target: RuntimeKind, session: &str, epochs: u32, arms: &[(A
             connections: 32,
             connection_use: ConnectionUse::KeepAlive,
             timeout_s: 5.0,
+            precision: Some(Precision::Balanced),
             requests_digest: "bb".to_owned(),
         },
         thresholds: Thresholds::default(),

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    LoadError, Measured, Observer,
+    LoadError, Measured, Observer, Transport,
     clock::{as_instant, now_ns},
     cost::{self, ThreadCost},
     gaps::{Gaps, OwnTime},
@@ -22,6 +22,7 @@ use super::{
     recorder::{LaneRecorder, MOST_SAMPLES, Marks, Shared},
     series::{Collector, Slice, TickRecorder},
     shard::Shard,
+    streams,
 };
 use crate::model::{
     load::{ConnectionCounts, Pacing},
@@ -162,8 +163,7 @@ impl Carriers {
             let recorders = gaps.iter().enumerate().map(|(lane, gaps)| {
                 let (spare_sender, spare) = mpsc::channel();
                 thread_spares.push(spare_sender);
-                let ticks =
-                    has_course.then(|| TickRecorder::new(lane, thread, slices_sender.clone(), spare));
+                let ticks = has_course.then(|| TickRecorder::new(lane, thread, slices_sender.clone(), spare));
                 LaneRecorder::new(lane, Arc::clone(gaps), Arc::clone(shared), ticks)
             });
             let share = Share {
@@ -232,20 +232,33 @@ fn carrier(
 ) -> Result<thread::JoinHandle<Result<Carried, LoadError>>, LoadError> {
     thread::Builder::new()
         .name(format!("qbench-load-{}", share.thread))
-        .spawn(move || match Shard::new(share) {
+        .spawn(move || match ready_to_carry(share) {
             Err(error) => {
                 let _ = ready.send(Err(error));
                 Err(LoadError::Died)
             }
-            Ok(shard) => {
+            Ok(carry) => {
                 let _ = ready.send(Ok(()));
                 drop(ready);
                 // The coordinator gave up: another thread could not begin.
                 let started_ns = start.recv().map_err(|_| LoadError::Died)?;
-                shard.carry(started_ns)
+                carry(started_ns)
             }
         })
         .map_err(LoadError::Thread)
+}
+
+/// Carries a share, from the start of the load to its end.
+type Carry = Box<dyn FnOnce(u64) -> Result<Carried, LoadError>>;
+
+fn ready_to_carry(share: Share) -> Result<Carry, LoadError> {
+    if share.load.transport == Transport::default() {
+        let shard = Shard::new(share)?;
+        Ok(Box::new(|started_ns| shard.carry(started_ns)))
+    } else {
+        let carrier = streams::Carrier::new(share)?;
+        Ok(Box::new(|started_ns| carrier.carry(started_ns)))
+    }
 }
 
 fn merge(load: &Load, carried: Vec<Carried>, started: Instant) -> Measured {

@@ -23,7 +23,7 @@ pub enum LoadError {
     #[error("load plan makes no sense: {0}")]
     Plan(&'static str),
     /// A request that HTTP does not allow. Header values are not named: they may be secret.
-    #[error("request {method} {path} of lane {lane} cannot be sent: its {part} is not valid in HTTP")]
+    #[error("request {method} {path} of lane {lane} cannot be sent: {part}")]
     Request {
         /// The lane's name.
         lane: String,

@@ -8,11 +8,13 @@
 //!
 //! [`spawn`] starts a thread that coordinates (`engine`) and one or more that carry the load. HTTP/1.1 over TCP and
 //! Unix sockets is ours (`shard`): one epoll loop a thread, requests built beforehand, no task, lock or allocation
-//! for a request. HTTP/2 and TLS go through hyper (`hyper`), on a tokio runtime of the thread's own. Both are paced by
+//! for a request. HTTP/2 and TLS (`streams`) are tasks on a tokio runtime of the thread's own. Both are paced by
 //! the same `schedule` and write to the same `recorder`; what each thread measured is merged exactly.
 //!
 //! Deliberately absent: any knowledge of runtimes, epochs or verdicts.
 
+#[doc(hidden)]
+pub mod bench;
 mod check;
 mod clock;
 mod connection;
@@ -32,6 +34,7 @@ mod schedule;
 mod series;
 mod shard;
 mod socket;
+mod streams;
 mod sys;
 mod template;
 #[cfg(test)]

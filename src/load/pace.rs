@@ -25,6 +25,12 @@ const CALIBRATION_SLEEP_NS: u64 = 150_000;
 /// No margin is longer: on a machine that wakes later than this, being late is the truth to be told.
 const LONGEST_MARGIN_NS: u64 = 400_000;
 
+/// The least margin of `exact`, which few sleeps exceed even on a shared machine.
+const EXACT_MARGIN_NS: u64 = 200_000;
+
+/// A sleep of less than this is not worth its system calls.
+const SHORTEST_SLEEP_NS: u64 = 10_000;
+
 /// In eco, requests are sent in batches that are this far apart.
 const ECO_PERIOD_NS: u64 = 1_000_000;
 
@@ -33,26 +39,38 @@ const ECO_PERIOD_NS: u64 = 1_000_000;
 pub(super) struct Pace {
     precision: Precision,
     margin_ns: u64,
+    /// Of the time between two requests, so many tenths may be spun.
+    budget_tenths: u64,
 }
 
 impl Pace {
     /// Calibrated to this machine, once in the life of the process.
-    pub(super) fn calibrated(precision: Precision) -> Self {
+    pub(super) fn calibrated(precision: Precision, realtime: bool) -> Self {
         let margin_ns = match precision {
             Precision::Eco => 0,
             Precision::Balanced => lateness().at(0.99),
-            Precision::Exact => lateness().at(1.0),
+            Precision::Exact => lateness().at(1.0).max(EXACT_MARGIN_NS),
         };
-        Self { precision, margin_ns: margin_ns.min(LONGEST_MARGIN_NS) }
+        let is_alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+        let budget_tenths = match precision {
+            // A real-time thread that never sleeps is stopped by the kernel for 50 ms in each second.
+            _ if realtime => 9,
+            // On the only core, what is spun is taken from the service.
+            _ if is_alone => 5,
+            _ => 10,
+        };
+        Self { precision, margin_ns: margin_ns.min(LONGEST_MARGIN_NS), budget_tenths }
     }
 
-    /// When to wake up for a request that is due at `due`, `gap` after the one before, when the last batch was sent
-    /// at `last`.
+    /// When to wake up for a request that is due at `due`, `gap` after the one before, when the last batch was meant
+    /// for `last`.
     pub(super) fn wake_ns(self, due: u64, gap: u64, last: u64) -> u64 {
         match self.precision {
             Precision::Eco => due.max(last + ECO_PERIOD_NS),
-            Precision::Balanced => due.saturating_sub(self.margin_ns.min(gap / 2)),
-            Precision::Exact => due.saturating_sub(self.margin_ns.min(gap / 10 * 9)),
+            Precision::Balanced | Precision::Exact => {
+                let budget = gap / 10 * self.budget_tenths;
+                due.saturating_sub((self.margin_ns + SHORTEST_SLEEP_NS).min(budget))
+            }
         }
     }
 
@@ -136,20 +154,20 @@ impl AsFd for Alarm {
 mod tests {
     use super::*;
 
-    const PACE: Pace = Pace { precision: Precision::Balanced, margin_ns: 100_000 };
+    const PACE: Pace = Pace { precision: Precision::Balanced, margin_ns: 90_000, budget_tenths: 5 };
 
     #[test]
     fn spinning_keeps_to_its_budget() {
         assert_eq!(PACE.wake_ns(1_000_000, 1_000_000, 0), 900_000, "the margin, when there is time for it");
         assert_eq!(PACE.wake_ns(1_000_000, 50_000, 0), 975_000, "half of the gap at most");
-        let exact = Pace { precision: Precision::Exact, ..PACE };
-        assert_eq!(exact.wake_ns(1_000_000, 50_000, 0), 955_000, "nine tenths of it");
+        let whole = Pace { budget_tenths: 10, ..PACE };
+        assert_eq!(whole.wake_ns(1_000_000, 50_000, 0), 950_000, "all of it");
         assert_eq!(PACE.wake_ns(10, 1_000_000, 0), 0);
     }
 
     #[test]
     fn eco_is_on_time_when_requests_are_rare_and_sends_batches_otherwise() {
-        let eco = Pace { precision: Precision::Eco, margin_ns: 0 };
+        let eco = Pace { precision: Precision::Eco, margin_ns: 0, budget_tenths: 10 };
         assert_eq!(eco.wake_ns(9_000_000, 5_000_000, 4_000_000), 9_000_000);
         assert_eq!(eco.wake_ns(9_000_000, 50_000, 8_950_000), 9_950_000);
     }

@@ -22,7 +22,7 @@ use super::{
     rotation::Rotation,
     schedule::Arrival,
     series::TICK_PATIENCE_NS,
-    socket::{Peer, allow_open_files},
+    socket::{Peer, allow_open_files, arrivals_are_stamped},
     sys::schedule_in_real_time,
 };
 use crate::model::{
@@ -97,7 +97,9 @@ pub(super) struct Shard {
     /// The number of the closed loop's next request.
     next_index: u64,
     next_sweep: u64,
-    last_batch: u64,
+    /// For when the next wake-up for requests is meant, and for when the last was that sent any.
+    planned: u64,
+    batch: u64,
     last_due: u64,
     /// The end of the schedule, once it is over, and when requests that still wait are given up.
     closing: Option<Closing>,
@@ -156,9 +158,9 @@ impl Shard {
         epoll::add(&epoll, &alarm, epoll::EventData::new_u64(ALARM), wanted)
             .map_err(|e| LoadError::EventLoop(e.into()))?;
         let has_tcp = pools.iter().any(|pool| matches!(pool.peer, Peer::Tcp(_)));
-        let stamped = load.tuning.receive_clock == ReceiveClock::Kernel && has_tcp;
+        let stamped = load.tuning.receive_clock == ReceiveClock::Kernel && has_tcp && arrivals_are_stamped();
         let mut shard = Self {
-            pace: Pace::calibrated(load.tuning.precision),
+            pace: Pace::calibrated(load.tuning.precision, load.tuning.realtime),
             thread: thread as u64,
             threads: threads as u64,
             connections: Vec::with_capacity(per_pool * pools.len()),
@@ -179,7 +181,8 @@ impl Shard {
             own_lag: LatencyHistogram::new(),
             spun_ns: 0,
             next_sweep: 0,
-            last_batch: 0,
+            planned: 0,
+            batch: 0,
             last_due: 0,
             closing: None,
             load,
@@ -314,7 +317,7 @@ impl Shard {
             let Some(arrival) = arrivals.next_if(|arrival| arrival.offset_ns <= now) else { break };
             self.offer(arrival, now);
             self.last_due = arrival.offset_ns;
-            self.last_batch = now;
+            self.batch = self.planned.min(now);
             now = self.now();
         }
     }
@@ -454,7 +457,8 @@ impl Shard {
         let due = if self.closing.is_some() { None } else { arrivals.peek().map(|next| next.offset_ns) };
         let mut until = self.next_duty(now);
         if let Some(due) = due {
-            let wake = self.pace.wake_ns(due, due.saturating_sub(self.last_due), self.last_batch);
+            let wake = self.pace.wake_ns(due, due.saturating_sub(self.last_due), self.batch);
+            self.planned = wake;
             if wake <= now {
                 return if due > now && self.pace.spins() { self.spin(due) } else { self.take_events(false) };
             }
@@ -564,7 +568,8 @@ impl Shard {
     }
 }
 
-fn pin(share: &Share) {
+/// Keeps this thread to the CPU that the load gave it.
+pub(super) fn pin(share: &Share) {
     let cores = &share.load.tuning.cores;
     if !cores.is_empty() {
         let mut set = rustix::thread::CpuSet::new();

@@ -1,13 +1,24 @@
 //! Non-blocking stream sockets, and when the kernel received what is read from them.
 
-use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf};
+use std::{
+    io::{self, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with, sockopt},
 };
 
 use super::sys;
+
+/// For the kernel to begin with stamps.
+const STAMPS_BEGIN: Duration = Duration::from_millis(200);
 
 /// Where a route's requests are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +75,34 @@ pub(super) fn open(peer: &Peer, stamped: bool, kept: bool) -> Result<OwnedFd, Er
     }
 }
 
+/// Has the kernel stamp what arrives on this machine, as long as this process lives, and says whether it does.
+///
+/// It begins to some milliseconds after the first socket asked for it: packets before that have no stamp.
+pub(super) fn arrivals_are_stamped() -> bool {
+    static STAMPED: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    STAMPED.get_or_init(|| stamped_socket().ok().flatten()).is_some()
+}
+
+/// A socket whose arrivals are stamped by now; `None` when they are not within a fifth of a second.
+fn stamped_socket() -> io::Result<Option<OwnedFd>> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let peer = Peer::Tcp(listener.local_addr()?);
+    let receiver = open(&peer, true, true)?;
+    let (mut sender, _) = listener.accept()?;
+    let deadline = Instant::now() + STAMPS_BEGIN;
+    let mut buffer = [0; 16];
+    while Instant::now() < deadline {
+        sender.write_all(b"?")?;
+        let mut readable = [PollFd::new(&receiver, PollFlags::IN)];
+        poll(&mut readable, Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }))?;
+        if sys::read_stamped(&receiver, &mut buffer)?.stamp_ns.is_some() {
+            return Ok(Some(receiver));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(None)
+}
+
 /// How much went out.
 pub(super) fn write(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
     send(socket, bytes, SendFlags::NOSIGNAL)
@@ -108,17 +147,12 @@ pub(super) fn arrival_ns(stamp_ns: i64, real_less_monotonic_ns: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write as _,
-        net::TcpListener,
-        time::{Duration, Instant},
-    };
-
     use super::*;
     use crate::load::{clock, sys::read_stamped};
 
     #[test]
     fn the_kernel_tells_when_it_was_there_not_when_it_was_read() {
+        assert!(arrivals_are_stamped());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = Peer::from(listener.local_addr().unwrap());
         let socket = open(&peer, true, true).unwrap();

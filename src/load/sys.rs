@@ -1,4 +1,5 @@
-//! System calls that no safe wrapper has: receive time stamps and real-time scheduling. The room's only `unsafe`.
+//! System calls that no safe wrapper has: receive time stamps and real-time scheduling; and what tokio wants a promise
+//! for. The room's only `unsafe`.
 
 use std::{
     io,
@@ -7,6 +8,7 @@ use std::{
 };
 
 use rustix::io::Errno;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::socket::Received;
 
@@ -57,6 +59,13 @@ pub(super) fn stamp_arrivals(socket: &OwnedFd) {
             size_of::<libc::c_int>() as libc::socklen_t,
         );
     }
+}
+
+/// Has the tokio runtime that this is called in say when a descriptor can be read.
+pub(super) fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and stays the same descriptor until it is dropped, which is by the `AsyncFd`: nobody
+    // asks that for a mutable reference.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE)? })
 }
 
 /// Gives this thread a fixed real-time priority, the least there is: it then runs before every ordinary process.

@@ -7,8 +7,8 @@
 
 use std::{borrow::Cow, io::Write as _, sync::Arc};
 
-use super::variables::{CompiledVariables, Text, is_header_text, placeholders};
-use crate::model::request::Request;
+use super::variables::{CompiledVariables, Text, is_header_text};
+use crate::model::request::{Request, placeholders};
 
 /// Methods whose requests say their content's length even without content (RFC 9110, section 8.6).
 const METHODS_WITH_CONTENT: [&str; 3] = ["POST", "PUT", "PATCH"];
@@ -32,7 +32,6 @@ pub(super) struct Template {
     /// Among `headers`, the request's own Cookie.
     cookie: Option<usize>,
     has_length: bool,
-    expects_continue: bool,
     /// Empty when the request is fixed: it is then part of it.
     body: Text,
     fixed: Option<Fixed>,
@@ -86,13 +85,6 @@ impl Template {
             headers.push(("connection".to_owned(), Text::literal(b"close".to_vec())));
         }
         let body = Text::of(&request.body, "the body", variables)?;
-        let expect = position(&headers, "expect").and_then(|at| headers[at].1.as_literal());
-        let expects_continue =
-            expect.is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"100-continue"));
-        if expects_continue && body.is_empty() {
-            // RFC 9110, section 10.1.1: the server would wait for nothing.
-            return Err("header expect needs a body".to_owned());
-        }
         let mut template = Self {
             variables: Arc::clone(variables),
             method: request.method.clone(),
@@ -101,7 +93,6 @@ impl Template {
             cookie: position(&headers, "cookie"),
             headers,
             has_length: !body.is_empty() || METHODS_WITH_CONTENT.contains(&request.method.as_str()),
-            expects_continue,
             body,
             fixed: None,
         };
@@ -208,11 +199,6 @@ impl Template {
         IDEMPOTENT_METHODS.contains(&self.method.as_str())
     }
 
-    /// Whether the server is to say `100 Continue` before it gets the body.
-    pub(super) fn expects_continue(&self) -> bool {
-        self.expects_continue
-    }
-
     fn fixed_body(&self) -> Option<&[u8]> {
         self.fixed.as_ref().map(|fixed| &fixed.wire[fixed.head_length..])
     }
@@ -223,7 +209,7 @@ impl Template {
 }
 
 /// Where the head ends and the body begins in a request as it goes over the wire.
-pub(super) fn head_length(wire: &[u8]) -> usize {
+fn head_length(wire: &[u8]) -> usize {
     // Nothing within a head can look like its end.
     let end = wire.windows(BLANK_LINE.len()).position(|window| window == BLANK_LINE);
     end.map_or(wire.len(), |at| at + BLANK_LINE.len())
@@ -425,14 +411,14 @@ mod tests {
 
     #[test]
     fn what_a_carrier_must_know() {
-        let about = |method: &str, headers: &[(&str, &str)]| {
-            let template = built(&request(method, "/", headers, "x"), &[]).unwrap();
-            (template.is_head(), template.is_idempotent(), template.expects_continue())
+        let about = |method: &str| {
+            let template = built(&request(method, "/", &[], "x"), &[]).unwrap();
+            (template.is_head(), template.is_idempotent())
         };
-        assert_eq!(about("HEAD", &[]), (true, true, false));
-        assert_eq!(about("POST", &[("Expect", "100-Continue")]), (false, false, true));
-        assert_eq!(about("DELETE", &[("expect", "x")]), (false, true, false));
-        assert_eq!(about("PATCH", &[]), (false, false, false));
+        assert_eq!(about("HEAD"), (true, true));
+        assert_eq!(about("POST"), (false, false));
+        assert_eq!(about("DELETE"), (false, true));
+        assert_eq!(about("PATCH"), (false, false));
     }
 
     #[test]
@@ -460,7 +446,6 @@ mod tests {
             (get("/", &[("host", "a"), ("Host", "b")]), "header host is there twice"),
             (get("/", &[("host", "hunter2/")]), "host "),
             (get("/", &[("host", "")]), "host "),
-            (get("/", &[("expect", "100-continue")]), "header expect needs a body"),
             (get("/", &[("x-a", "{{bad}}")]), "header x-a cannot hold variable {{bad}}: row 1 has"),
         ] {
             let error = built(&request, &[("x", "1"), ("bad", secret)]).unwrap_err();

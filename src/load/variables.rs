@@ -3,10 +3,10 @@
 //!
 //! Deliberately absent: state. Any thread may ask for any request's values, in any order.
 
-use std::{borrow::Cow, collections::BTreeMap, io::Write as _, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, io::Write as _};
 
 use super::random::SplitMix;
-use crate::model::request::{RowOrder, VariableSource, Variables};
+use crate::model::request::{RowOrder, VariableSource, Variables, is_variable_name, placeholders};
 
 /// Variables, checked and laid out so that a value is found without a search.
 #[derive(Debug, Default)]
@@ -87,8 +87,7 @@ impl CompiledVariables {
             return Err(format!("variables {} have no rows", of()));
         }
         if let Some(at) = rows.iter().position(|row| row.len() != names.len()) {
-            let (found, wanted) = (rows[at].len(), names.len());
-            return Err(format!("row {} of variables {} has {found} values, not {wanted}", at + 1, of()));
+            return Err(format!("row {} of variables {} has not one value for each", at + 1, of()));
         }
         for (column, name) in names.iter().enumerate() {
             let first_unfit_row = rows.iter().position(|row| !is_header_text(row[column].as_bytes()));
@@ -113,7 +112,7 @@ impl CompiledVariables {
     }
 
     fn add(&mut self, name: &str, variable: Variable) -> Result<(), String> {
-        if !is_name(name) {
+        if !is_variable_name(name) {
             return Err(format!(
                 "{} is not a variable's name: a letter or `_`, then letters, digits, `_` and `-`",
                 shown(name)
@@ -241,12 +240,6 @@ fn stream<'n>(seed: u64, names: impl IntoIterator<Item = &'n str>) -> u64 {
 /// What a header's value may hold (RFC 9110, section 5.5): no control characters but tabs.
 pub(super) fn is_header_text(text: &[u8]) -> bool {
     text.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control())
-}
-
-/// A letter or `_`, then letters, digits, `_` and `-`.
-fn is_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
 }
 
 /// A name for a message: one that is wrong may hold anything.
@@ -412,27 +405,6 @@ impl Encoding {
     }
 }
 
-/// Each `{{name}}` of a text; spaces around the name do not matter, and what is no name is only text.
-pub(super) fn placeholders(text: &[u8]) -> impl Iterator<Item = (Range<usize>, &str)> {
-    let mut from = 0;
-    std::iter::from_fn(move || {
-        loop {
-            let start = from + text.get(from..)?.windows(2).position(|window| window == b"{{")?;
-            let inside = &text[start + 2..];
-            // The next brace of either kind: a name has none.
-            let length = inside.iter().position(|byte| matches!(byte, b'{' | b'}'))?;
-            let name = std::str::from_utf8(&inside[..length]).map(str::trim);
-            if let (Ok(name), true) = (name, inside[length..].starts_with(b"}}"))
-                && is_name(name)
-            {
-                from = start + 2 + length + 2;
-                return Some((start..from, name));
-            }
-            from = start + 1;
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, prop_assume};
@@ -521,7 +493,7 @@ mod tests {
             (vec![rows(&["a", "b"], &[], order)], "variables a, b have no rows"),
             (
                 vec![rows(&["a", "b"], &[&["secret", "1"], &["secret"]], order)],
-                "row 2 of variables a, b has 1 values, not 2",
+                "row 2 of variables a, b has not one value for each",
             ),
             (vec![rows(&["a", "a"], &[&["1", "2"]], order)], "variable a is declared twice"),
             (vec![sequence(1, 2, 1), random("x", 1, 2, 0)], "variable x is declared twice"),
@@ -537,7 +509,6 @@ mod tests {
             assert_eq!(compiled(sources).unwrap_err(), expected);
         }
         assert!(compiled(vec![]).unwrap().is_empty());
-        assert!(is_name("_a-1") && !is_name("") && !is_name("-a") && !is_name("é"));
     }
 
     #[test]
@@ -549,21 +520,6 @@ mod tests {
         assert_eq!((unfit("bad"), unfit("good"), unfit("x")), (Some(2), None, None));
         assert_eq!(variables.names().collect::<Vec<_>>(), ["bad", "good", "x"]);
         assert_eq!(variables.index_of("none"), None);
-    }
-
-    #[test]
-    fn a_name_in_double_braces_stands_for_a_variable() {
-        for (text, expected) in [
-            ("", &[][..]),
-            ("{{a}}{{ b-1 }}", &["a", "b-1"]),
-            ("{{{a}}} {{{{b}}}}", &["a", "b"]),
-            ("{\"a\":{\"b\":{{c}}}}", &["c"]),
-            ("{{}} {{1}} {{a b}} {{a} {{a}{{", &[]),
-            ("é{{é}}{{a}}é", &["a"]),
-        ] {
-            let found: Vec<&str> = placeholders(text.as_bytes()).map(|(_, name)| name).collect();
-            assert_eq!(found, expected, "{text}");
-        }
     }
 
     proptest::proptest! {

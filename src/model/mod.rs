@@ -3,7 +3,9 @@
 //! Deliberately absent: input and output, clocks, async. Whatever is here can be built in a test by hand.
 
 pub mod event;
+pub mod hdr;
 pub mod load;
+pub mod load_report;
 pub mod measurement;
 pub mod process;
 pub mod record;

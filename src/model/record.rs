@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    load::{Precision, ReceiveClock},
     measurement::Usage,
     sample::RequestCounts,
     settings::{ConnectionUse, Thresholds},
@@ -19,7 +20,7 @@ pub const FORMAT_NAME: &str = "qbench-record";
 /// Raised when old readers could misread a record.
 pub const FORMAT_MAJOR: u32 = 1;
 /// Raised when something was added.
-pub const FORMAT_MINOR: u32 = 0;
+pub const FORMAT_MINOR: u32 = 1;
 
 /// The record of a session for one target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -126,6 +127,8 @@ pub struct LoadIdentity {
     pub connection_use: ConnectionUse,
     /// The time-out of a request.
     pub timeout_s: f64,
+    /// How hard the load tried to be on time; absent in records of format 1.0.
+    pub precision: Option<Precision>,
     /// SHA-256 (hex) of the requests: methods, paths, headers, bodies, weights.
     pub requests_digest: String,
 }
@@ -178,6 +181,28 @@ pub struct Conditions {
     pub busy_share: Option<f64>,
     /// `some avg10` of `/proc/pressure/cpu` at the window's end.
     pub cpu_pressure: Option<f64>,
+    /// What the load itself took; absent in records of format 1.0.
+    pub client: Option<ClientConditions>,
+}
+
+/// What the load took of the machine in a window, and whether it was in the way of what it measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientConditions {
+    /// Which clock said when answers were there.
+    pub receive_clock: ReceiveClock,
+    /// CPU time of the load's threads over the window; 1 is a whole core.
+    pub cpu_share: f64,
+    /// Of it, spent spinning towards the moments of requests.
+    pub spun_share: f64,
+    /// Time in which the load's threads wanted a core and had none, over the window.
+    pub waiting_share: Option<f64>,
+    /// Median of the load's own lag: from the intended moment to when it turned to the request.
+    pub own_lag_p50_s: Option<f64>,
+    /// 99th percentile of it.
+    pub own_lag_p99_s: Option<f64>,
+    /// Why the window's figures are not the service's alone; empty when they are.
+    pub disturbed: Vec<String>,
 }
 
 /// What one arm came to in one epoch.

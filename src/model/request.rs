@@ -1,6 +1,6 @@
 //! What the load sends: requests, the variables in them, and what their answers must hold.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use serde_json::Value;
 
@@ -125,4 +125,59 @@ pub enum RowOrder {
         /// The same seed gives the same rows.
         seed: u64,
     },
+}
+
+/// Whether a variable may be called so: a letter or `_`, then letters, digits, `_` and `-`, 256 at most.
+pub fn is_variable_name(name: &str) -> bool {
+    name.len() <= 256
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
+/// Each `{{name}}` of a text; spaces around the name do not matter, and what is no name is only text.
+pub fn placeholders(text: &[u8]) -> impl Iterator<Item = (Range<usize>, &str)> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let start = from + text.get(from..)?.windows(2).position(|window| window == b"{{")?;
+            let inside = &text[start + 2..];
+            // The next brace of either kind: a name has none.
+            let length = inside.iter().position(|byte| matches!(byte, b'{' | b'}'))?;
+            let name = std::str::from_utf8(&inside[..length]).map(str::trim);
+            if let (Ok(name), true) = (name, inside[length..].starts_with(b"}}"))
+                && is_variable_name(name)
+            {
+                from = start + 2 + length + 2;
+                return Some((start..from, name));
+            }
+            from = start + 1;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_double_braces_stands_for_a_variable() {
+        for (text, expected) in [
+            ("", &[][..]),
+            ("{{a}}{{ b-1 }}", &["a", "b-1"]),
+            ("{{{a}}} {{{{b}}}}", &["a", "b"]),
+            ("{\"a\":{\"b\":{{c}}}}", &["c"]),
+            ("{{}} {{1}} {{a b}} {{a} {{a}{{", &[]),
+            ("é{{é}}{{a}}é", &["a"]),
+        ] {
+            let found: Vec<&str> = placeholders(text.as_bytes()).map(|(_, name)| name).collect();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_has_a_plain_name() {
+        for (name, is_one) in [("_a-1", true), ("", false), ("-a", false), ("é", false), ("a b", false)] {
+            assert_eq!(is_variable_name(name), is_one, "{name}");
+        }
+    }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::load::Precision;
+
 /// Whether a connection is used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -33,6 +35,8 @@ pub struct LoadSettings {
     pub connection_use: ConnectionUse,
     /// From a request's send to its last byte.
     pub timeout: Duration,
+    /// How hard the load tries to be on time.
+    pub precision: Precision,
     /// Restarted, interleaved rounds.
     pub epochs: u32,
     /// How long a service may take to be ready.
@@ -49,6 +53,7 @@ impl Default for LoadSettings {
             connections: 32,
             connection_use: ConnectionUse::KeepAlive,
             timeout: Duration::from_secs(5),
+            precision: Precision::default(),
             epochs: 10,
             ready_timeout: Duration::from_secs(30),
         }

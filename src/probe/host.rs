@@ -50,6 +50,7 @@ impl Window {
             Some((steal / total, 1.0 - idle / total))
         });
         Conditions {
+            client: None,
             load_average: text("/proc/loadavg").and_then(|t| t.split_whitespace().next()?.parse().ok()),
             steal_share: shares.map(|(steal, _)| steal),
             busy_share: shares.map(|(_, busy)| busy),

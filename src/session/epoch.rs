@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, time::Duratio
 
 use super::{Arms, Context, Plan, SessionError, plan::PlannedEpoch};
 use crate::{
-    load::{self, Lane, Route, Slot},
+    load::{self, Lane, Route, Slot, Tuning},
     model::{
         event::Event,
         load::Pacing,
         measurement::{ArmUsage, LaneMeasurement},
         process::ProcessId,
-        record::{ArmEpoch, Conditions, Epoch, LatencySummary},
+        record::{ArmEpoch, ClientConditions, Conditions, Epoch, LatencySummary},
+        settings::Thresholds,
         units::format_duration,
         workload::{Endpoint, Workload},
     },
@@ -78,7 +79,11 @@ pub(super) async fn run(
     let before = read_all(arms, plan.arms.len()).await?;
     let measured = send(context, &planned.window, &lanes).await?;
     let after = read_all(arms, plan.arms.len()).await?;
-    let conditions = window.end();
+    let client = client_conditions(&measured, &context.thresholds);
+    for reason in &client.disturbed {
+        context.tell(Event::Warning(format!("epoch {}: {reason}", planned.index + 1)));
+    }
+    let conditions = Conditions { client: Some(client), ..window.end() };
     arms.stop_all().await?;
     let usage = after.into_iter().zip(before).zip(&plan.arms).map(|((after, before), arm)| {
         let same = after.processes == before.processes;
@@ -92,6 +97,7 @@ pub(super) async fn run(
         window_usage(after.usage, before.usage, same)
     });
     let arms = measured
+        .lanes
         .iter()
         .zip(usage)
         .zip(start_to_ready)
@@ -132,15 +138,53 @@ async fn send(
     context: &Context,
     slots: &[Slot],
     lanes: &[Lane],
-) -> Result<Vec<LaneMeasurement>, SessionError> {
+) -> Result<load::Measured, SessionError> {
     let load = &context.load;
     let plan = load::Plan {
         connections: load.connections,
         connection_use: load.connection_use,
         timeout: load.timeout,
+        tuning: Tuning { precision: load.precision, ..Tuning::default() },
         ..load::Plan::new(Pacing::constant(load.rate_per_second), slots.to_vec())
     };
-    Ok(load::run(plan, lanes.to_vec(), context.stop.clone()).await?.lanes)
+    Ok(load::run(plan, lanes.to_vec(), context.stop.clone()).await?)
+}
+
+/// What the load took in a window. Beside what the engine itself finds disturbing, its own lag is held to a fifth of
+/// what each gated quantile may change by: more of it, and a verdict would be about the client.
+fn client_conditions(measured: &load::Measured, thresholds: &Thresholds) -> ClientConditions {
+    let client = &measured.client;
+    let mut disturbed: Vec<String> = client.disturbances.iter().map(ToString::to_string).collect();
+    let gated = [
+        (0.50, "p50", thresholds.response_time_share),
+        (0.95, "p95", thresholds.p95_share),
+        (0.99, "p99", thresholds.p99_share),
+    ];
+    for (quantile, name, share) in gated {
+        let latencies = measured.lanes.iter().filter_map(|lane| lane.latency.quantile(quantile));
+        let Some((latency, lag)) = latencies.min().zip(client.own_lag.quantile(quantile)) else { continue };
+        let slack = Duration::from_secs_f64(thresholds.response_time_slack_s);
+        let limit = latency.mul_f64(share).max(slack) / 5;
+        if lag > limit {
+            disturbed.push(format!(
+                "the client's own lag, {name} {}, is more than a fifth of the margin of that latency ({})",
+                format_duration(lag),
+                format_duration(limit)
+            ));
+        }
+    }
+    let elapsed = measured.elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+    let share = |time: Duration| time.as_secs_f64() / elapsed;
+    let lag = |quantile| client.own_lag.quantile(quantile).map(|lag| lag.as_secs_f64());
+    ClientConditions {
+        receive_clock: client.receive_clock,
+        cpu_share: share(client.cpu),
+        spun_share: share(client.spun),
+        waiting_share: client.waited_for_cpu.map(share),
+        own_lag_p50_s: lag(0.50),
+        own_lag_p99_s: lag(0.99),
+        disturbed,
+    }
 }
 
 /// The usage of an arm, and the service processes it is the usage of.
@@ -184,5 +228,58 @@ fn arm_epoch(lane: &LaneMeasurement, usage: ArmUsage, start_to_ready: Duration) 
         service: usage.service,
         overhead_fixed: usage.overhead_fixed,
         overhead_per_instance: usage.overhead_per_instance,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        load::{ClientCost, ConnectionCounts},
+        sample::LatencyHistogram,
+    };
+
+    fn all(latency: Duration) -> LatencyHistogram {
+        let mut histogram = LatencyHistogram::new();
+        (0..100).for_each(|_| histogram.record(latency));
+        histogram
+    }
+
+    fn disturbed(latency: Duration, own_lag: Duration) -> Vec<String> {
+        let lane = LaneMeasurement { latency: all(latency), ..LaneMeasurement::default() };
+        let measured = load::Measured {
+            started: std::time::Instant::now(),
+            scheduled: Duration::from_secs(1),
+            elapsed: Duration::from_secs(1),
+            lanes: vec![lane],
+            client: ClientCost { own_lag: all(own_lag), ..ClientCost::default() },
+            connections: ConnectionCounts::default(),
+        };
+        client_conditions(&measured, &Thresholds::default()).disturbed
+    }
+
+    #[test]
+    fn a_client_that_is_late_by_a_fifth_of_a_margin_disturbs_that_figure() {
+        let millisecond = Duration::from_millis(1);
+        // The margins of a millisecond are 50 µs at the median, 250 µs at p95, 500 µs at p99.
+        assert!(disturbed(millisecond, Duration::from_micros(9)).is_empty());
+        let at_the_median = disturbed(millisecond, Duration::from_micros(11));
+        assert_eq!(at_the_median.len(), 1);
+        assert!(at_the_median[0].contains("p50") && at_the_median[0].contains("10µs"), "{at_the_median:?}");
+        assert_eq!(disturbed(millisecond, Duration::from_micros(101)).len(), 3);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_held_against_the_client() {
+        let measured = load::Measured {
+            started: std::time::Instant::now(),
+            scheduled: Duration::ZERO,
+            elapsed: Duration::ZERO,
+            lanes: vec![LaneMeasurement::default()],
+            client: ClientCost::default(),
+            connections: ConnectionCounts::default(),
+        };
+        let conditions = client_conditions(&measured, &Thresholds::default());
+        assert!(conditions.disturbed.is_empty() && conditions.own_lag_p50_s.is_none());
     }
 }

@@ -178,6 +178,7 @@ fn load_identity(context: &Context) -> LoadIdentity {
         connections: load.connections,
         connection_use: load.connection_use,
         timeout_s: load.timeout.as_secs_f64(),
+        precision: Some(load.precision),
         requests_digest: context.requests_digest.clone(),
     }
 }

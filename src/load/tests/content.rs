@@ -83,7 +83,8 @@ async fn each_request_gets_its_own_row() {
 
 #[tokio::test]
 async fn a_client_keeps_its_cookies_over_connections() {
-    let given: &[u8] = b"HTTP/1.1 200 OK\r\nset-cookie: id=7; Path=/\r\ncontent-length: 2\r\n\r\nok";
+    let given: &[u8] =
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\nset-cookie: id=7; Path=/\r\ncontent-length: 2\r\n\r\nok";
     let server = Server::start(move |_, _| Deed::AnswerAndClose(given));
     let seen = server.keep_requests();
     let lane = ten("POST", server.address, |plan| Plan { cookies: true, ..plan }).await;
