@@ -49,7 +49,7 @@ enum Command {
     Validate(validate::Args),
     Parity(parity::Args),
     Scenario(scenario::Args),
-    Load(load::LoadArgs),
+    Load(Box<load::LoadArgs>),
     #[command(hide = true)]
     Demo(demo::DemoArgs),
     #[command(hide = true)]
@@ -111,8 +111,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Scenario(args) => scenario::run(&args),
         Command::Load(args) => {
             let stop = interrupt::watch()?;
-            load::run(&args, stop.clone(), &mut std::io::stdout().lock()).await?;
-            Ok(if *stop.borrow() { ExitCode::Interrupted } else { ExitCode::Pass })
+            Ok(load::run(&args, stop, &mut std::io::stdout().lock()).await?)
         }
         Command::Demo(args) => {
             demo::run(&args).await?;

@@ -30,6 +30,7 @@ mod prepare;
 mod random;
 mod recorder;
 mod rotation;
+pub mod saturation;
 mod schedule;
 mod series;
 mod shard;

@@ -7,7 +7,14 @@
 //!
 //! Deliberately absent: measuring, judging, files, and the choice of streams.
 
+pub mod hdr;
 pub mod json;
+pub mod live;
+pub mod load;
+mod load_json;
+#[cfg(test)]
+mod load_tests;
+mod load_words;
 pub mod markdown;
 mod parity;
 pub mod progress;
