@@ -17,11 +17,46 @@ pub(super) fn thread_cpu() -> Duration {
     Duration::from_nanos(nanos(clock_gettime(ClockId::ThreadCPUTime)) as u64)
 }
 
-/// `CLOCK_REALTIME` less `CLOCK_MONOTONIC` now. The kernel stamps packets with the former, which may be set at any
-/// time: read it anew whenever stamps are converted.
-pub(super) fn real_less_monotonic_ns() -> i64 {
-    let real = nanos(clock_gettime(ClockId::Realtime));
-    real - nanos(clock_gettime(ClockId::Monotonic))
+/// What the kernel's time stamps are on the engine's clock. The kernel stamps packets with `CLOCK_REALTIME`, which may
+/// be set at any time, so the difference is read anew for each batch of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamps {
+    real_less_monotonic_ns: i64,
+    read_ns: u64,
+    /// Somebody has set the clock since the reading before: stamps may be from before or after.
+    is_set: bool,
+}
+
+/// Between two readings the difference may move by so much, and by so much more for each second: `adjtimex` slews
+/// by 500 ppm at most, and a reading may be interrupted in the middle, when the next is off by as much.
+const STEADY_NS: i64 = 100_000;
+const SLEW_PER_SECOND_NS: u64 = 1_000_000;
+
+impl Stamps {
+    /// Reads both clocks.
+    pub(super) fn read() -> Self {
+        let real = nanos(clock_gettime(ClockId::Realtime));
+        let monotonic = nanos(clock_gettime(ClockId::Monotonic));
+        Self { real_less_monotonic_ns: real - monotonic, read_ns: monotonic as u64, is_set: false }
+    }
+
+    /// The next reading.
+    #[must_use]
+    pub(super) fn next(self) -> Self {
+        self.followed_by(Self::read())
+    }
+
+    fn followed_by(self, next: Self) -> Self {
+        let moved = (next.real_less_monotonic_ns - self.real_less_monotonic_ns).abs();
+        let seconds = next.read_ns.saturating_sub(self.read_ns) as f64 / 1e9;
+        let slewed = (seconds * SLEW_PER_SECOND_NS as f64) as i64;
+        Self { is_set: moved > STEADY_NS + slewed, ..next }
+    }
+
+    /// A stamp on the engine's clock; `None` when that is not certain.
+    pub(super) fn on_our_clock(self, stamp_ns: i64) -> Option<u64> {
+        if self.is_set { None } else { u64::try_from(stamp_ns - self.real_less_monotonic_ns).ok() }
+    }
 }
 
 /// The same moment as [`Instant`], which does not show its inside.
@@ -53,6 +88,23 @@ pub(super) fn nanos(time: Timespec) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed_and_one_that_is_slewed_is_not() {
+        let at = |seconds: u64, real_less_monotonic_ns| Stamps {
+            real_less_monotonic_ns,
+            read_ns: seconds * 1_000_000_000,
+            is_set: false,
+        };
+        let steady = at(10, 5_000_000);
+        assert_eq!(steady.followed_by(at(10, 5_050_000)).on_our_clock(7_000_000), Some(1_950_000));
+        assert_eq!(steady.followed_by(at(20, 10_000_000)).on_our_clock(12_000_000), Some(2_000_000));
+        for set in [at(10, 6_000_000), at(10, 4_000_000), at(11, 7_000_000)] {
+            assert_eq!(steady.followed_by(set).on_our_clock(9_000_000), None);
+        }
+        let after = steady.followed_by(at(10, 6_000_000)).followed_by(at(10, 6_000_001));
+        assert_eq!(after.on_our_clock(7_000_001), Some(1_000_000), "only the batch in which it happened");
+    }
 
     #[test]
     fn a_moment_is_the_same_as_an_instant() {

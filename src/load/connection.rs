@@ -26,6 +26,18 @@ pub(super) enum Phase {
     Idle,
 }
 
+/// What of a connection the kernel tells us. Each change is told once (edge-triggered), which spares it a look at the
+/// socket after every answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Watch {
+    /// It is not watched yet.
+    Nothing,
+    /// That something has come in, or that the server has closed its side.
+    Answers,
+    /// Also that there is room to write again.
+    AnswersAndRoom,
+}
+
 /// A request on its way.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Job {
@@ -51,8 +63,7 @@ pub(super) struct Connection {
     pub(super) generation: u32,
     pub(super) phase: Phase,
     pub(super) socket: Option<OwnedFd>,
-    /// The kernel tells when there is room to write.
-    pub(super) watches_room: bool,
+    pub(super) watch: Watch,
     /// It has carried a request already.
     pub(super) reused: bool,
     pub(super) parser: ResponseParser,
@@ -82,7 +93,7 @@ impl Connection {
             generation: 0,
             phase: Phase::Closed,
             socket: None,
-            watches_room: false,
+            watch: Watch::Nothing,
             reused: false,
             parser: ResponseParser::new(),
             job: Job::default(),
@@ -97,7 +108,7 @@ impl Connection {
     pub(super) fn close(&mut self) {
         self.socket = None;
         self.phase = Phase::Closed;
-        self.watches_room = false;
+        self.watch = Watch::Nothing;
         self.unwritten = Vec::new();
     }
 

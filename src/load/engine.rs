@@ -253,11 +253,11 @@ type Carry = Box<dyn FnOnce(u64) -> Result<Carried, LoadError>>;
 
 fn ready_to_carry(share: Share) -> Result<Carry, LoadError> {
     if share.load.transport == Transport::default() {
-        let shard = Shard::new(share)?;
-        Ok(Box::new(|started_ns| shard.carry(started_ns)))
+        let own = Shard::new(share)?;
+        Ok(Box::new(|started_ns| own.carry(started_ns)))
     } else {
-        let carrier = streams::Carrier::new(share)?;
-        Ok(Box::new(|started_ns| carrier.carry(started_ns)))
+        let tasks = streams::Carrier::new(share)?;
+        Ok(Box::new(|started_ns| tasks.carry(started_ns)))
     }
 }
 

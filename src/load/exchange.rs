@@ -4,7 +4,7 @@ use rustix::{event::epoll, io::Errno};
 
 use super::{
     check::CompiledChecks,
-    connection::{FirstFailure, Gathered, Job, Phase},
+    connection::{FirstFailure, Gathered, Job, Phase, Watch},
     http1::{Answer, Broken, Progress, Sink},
     prepare::Choice,
     recorder::Completion,
@@ -21,6 +21,9 @@ const REOPEN_NS: u64 = 1_000_000;
 /// An answer of more than this may not fit into a socket's receive buffer.
 const LARGE_ANSWER_BYTES: u64 = 32 << 10;
 
+/// Buffers read from one connection before others have their turn.
+const BUFFERS_IN_A_ROW: usize = 8;
+
 /// Connections opened at once before the load begins: a listener's queue is finite.
 const OPENING: usize = 64;
 
@@ -29,9 +32,8 @@ const OPENING_NS: u64 = 1_000_000_000;
 const OPENING_EACH_NS: u64 = 500_000;
 
 impl Shard {
-    /// Sends a request on a connection that has none.
-    pub(super) fn start(&mut self, index: usize, job: Job) {
-        let now = self.now();
+    /// Sends a request on a connection that has none. `now` is as of this moment.
+    pub(super) fn start(&mut self, index: usize, job: Job, now: u64) {
         let connection = &mut self.connections[index];
         connection.job = job;
         connection.sent = now;
@@ -104,8 +106,6 @@ impl Shard {
         let opened = socket::open(&pool.peer, stamped, kept)?;
         connection.generation = connection.generation.wrapping_add(1);
         connection.reused = false;
-        let data = u64::from(connection.generation) << 32 | index as u64;
-        epoll::add(&self.epoll, &opened, epoll::EventData::new_u64(data), epoll::EventFlags::IN)?;
         connection.socket = Some(opened);
         self.counts.opened += 1;
         Ok(())
@@ -133,12 +133,14 @@ impl Shard {
         let is_kept = template.fixed().is_none() || cookies.is_some();
         match outcome {
             Ok(sent) if written + sent == total => {
-                self.watch_room(index, false);
                 let connection = &mut self.connections[index];
                 connection.unwritten = Vec::new();
                 connection.phase = Phase::Receiving;
+                if !self.watch(index, Watch::Answers) {
+                    self.fail(index, ErrorClass::Other);
+                }
             }
-            Ok(_) | Err(Errno::AGAIN) => {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {
                 let connection = &mut self.connections[index];
                 if is_kept && connection.unwritten.is_empty() {
                     connection.unwritten.clone_from(&rendered);
@@ -147,28 +149,31 @@ impl Shard {
                 if !connecting {
                     connection.phase = Phase::Sending { written: written + outcome.unwrap_or(0) };
                 }
-                self.watch_room(index, true);
+                if !self.watch(index, Watch::AnswersAndRoom) {
+                    self.fail(index, ErrorClass::Other);
+                }
             }
-            Err(Errno::INTR) => self.watch_room(index, true),
             Err(error) => self.broken_while_writing(index, error),
         }
         self.rendered = rendered;
     }
 
-    fn watch_room(&mut self, index: usize, watch: bool) {
+    /// Has the kernel tell at least so much of a connection, and says whether it does. More than is needed does no
+    /// harm.
+    fn watch(&mut self, index: usize, watch: Watch) -> bool {
         let connection = &mut self.connections[index];
-        if connection.watches_room == watch {
-            return;
-        }
-        connection.watches_room = watch;
-        let mut flags = epoll::EventFlags::IN;
-        flags.set(epoll::EventFlags::OUT, watch);
-        let data = u64::from(connection.generation) << 32 | index as u64;
-        if let Some(open) = &connection.socket
-            && epoll::modify(&self.epoll, open, epoll::EventData::new_u64(data), flags).is_err()
-        {
-            self.fail(index, ErrorClass::Other);
-        }
+        let before = connection.watch;
+        connection.watch = before.max(watch);
+        let Some(open) = connection.socket.as_ref().filter(|_| before < watch) else { return true };
+        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        flags.set(epoll::EventFlags::OUT, watch == Watch::AnswersAndRoom);
+        let data = epoll::EventData::new_u64(u64::from(connection.generation) << 32 | index as u64);
+        let told = if before == Watch::Nothing {
+            epoll::add(&self.epoll, open, data, flags)
+        } else {
+            epoll::modify(&self.epoll, open, data, flags)
+        };
+        told.is_ok()
     }
 
     /// The server may have answered before it broke the connection off, which then says more than the broken pipe.
@@ -177,7 +182,7 @@ impl Shard {
             return self.fail(index, class_of_connect(error));
         }
         self.connections[index].phase = Phase::Receiving;
-        self.read(index);
+        self.read(index, true);
         if self.connections[index].phase == Phase::Receiving {
             self.break_off(index, error);
         }
@@ -185,27 +190,31 @@ impl Shard {
 
     /// Something has happened on a connection.
     pub(super) fn happened(&mut self, index: usize, flags: epoll::EventFlags) {
-        let ended = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
+        use epoll::EventFlags;
+        let ended = flags.intersects(EventFlags::RDHUP | EventFlags::ERR | EventFlags::HUP);
+        let has_room = flags.contains(EventFlags::OUT);
+        let has_answer = ended || flags.contains(EventFlags::IN);
         match self.connections[index].phase {
             Phase::Closed => {}
-            Phase::Connecting => {
-                if ended || flags.contains(epoll::EventFlags::OUT) {
-                    self.connected(index);
-                }
-            }
+            Phase::Connecting if ended || has_room => self.connected(index),
+            Phase::Connecting => {}
             Phase::Sending { written } => {
-                if flags.contains(epoll::EventFlags::IN) || ended {
-                    self.read(index);
+                if has_answer {
+                    self.read(index, ended);
                 }
                 // The answer may have ended the request.
-                if flags.contains(epoll::EventFlags::OUT)
-                    && self.connections[index].phase == (Phase::Sending { written })
-                {
+                if has_room && self.connections[index].phase == (Phase::Sending { written }) {
                     self.write(index, written);
                 }
             }
-            Phase::Receiving => self.read(index),
-            Phase::Idle => self.read_idle(index),
+            Phase::Receiving if has_answer => self.read(index, ended),
+            Phase::Receiving => {}
+            Phase::Idle if has_answer => self.read_idle(index),
+            Phase::Idle => {}
+        }
+        // The end of the connection behind an answer is not told again.
+        if ended && self.connections[index].phase == Phase::Idle {
+            self.read_idle(index);
         }
     }
 
@@ -227,8 +236,10 @@ impl Shard {
         self.connections[index].close();
     }
 
-    fn read(&mut self, index: usize) {
-        loop {
+    /// Reads what has come in; to the very end when the server has `ended` its side, else a read that does not fill
+    /// the buffer was the last: what comes after it is told anew.
+    fn read(&mut self, index: usize, ended: bool) {
+        for _ in 0..BUFFERS_IN_A_ROW {
             let Some(open) = &self.connections[index].socket else { return };
             let received = if self.stamped {
                 sys::read_stamped(open, &mut self.buffer)
@@ -238,14 +249,24 @@ impl Shard {
             match received {
                 Ok(Received { length: 0, .. }) => return self.ended(index),
                 Ok(received) => {
-                    let is_whole = received.length < self.buffer.len();
-                    if self.received(index, &received) || is_whole {
+                    let is_all = received.length < self.buffer.len() && !ended;
+                    if self.received(index, &received) || is_all {
                         return;
                     }
                 }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
                 Err(error) => return self.break_off(index, error),
+            }
+        }
+        self.unread.push((index as u32, ended));
+    }
+
+    /// Goes on with answers that are so large that others had to have their turn.
+    pub(super) fn read_on(&mut self) {
+        for (index, ended) in std::mem::take(&mut self.unread) {
+            if matches!(self.connections[index as usize].phase, Phase::Receiving | Phase::Sending { .. }) {
+                self.read(index as usize, ended);
             }
         }
     }
@@ -288,19 +309,13 @@ impl Shard {
 
     /// When a part of an answer was there: by the kernel's stamp, unless somebody has set the clock meanwhile.
     fn time_of(&mut self, index: usize, received: &Received) -> u64 {
-        if let Some(stamp) = received.stamp_ns {
-            let arrived = socket::arrival_ns(stamp, self.real_less_monotonic_ns);
-            let arrived = arrived.saturating_sub(self.started_ns);
-            if arrived >= self.connections[index].sent {
-                let now = self.now();
-                if arrived <= now {
-                    return arrived;
-                }
-            }
+        let arrived = received.stamp_ns.and_then(|stamp| self.stamps.on_our_clock(stamp));
+        if let Some(arrived) = arrived.and_then(|arrived| arrived.checked_sub(self.started_ns))
+            && arrived >= self.connections[index].sent
+        {
+            return arrived;
         }
-        if self.stamped {
-            self.used_own_clock = true;
-        }
+        self.used_own_clock |= self.stamped;
         self.now()
     }
 
@@ -455,7 +470,7 @@ impl Shard {
         if stands {
             self.connections[index].phase = Phase::Idle;
         }
-        stands
+        stands && self.watch(index, Watch::Answers)
     }
 }
 

@@ -46,8 +46,11 @@ impl Gaps {
 impl Address {
     fn passed(&self, own: Duration) {
         let now = own.as_nanos() as u64;
-        let last = self.last_success.fetch_max(now, Ordering::Relaxed);
-        self.longest.fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+        let gap = now.saturating_sub(self.last_success.fetch_max(now, Ordering::Relaxed));
+        // Seldom true, and looking is cheaper than writing.
+        if gap > self.longest.load(Ordering::Relaxed) {
+            self.longest.fetch_max(gap, Ordering::Relaxed);
+        }
     }
 }
 

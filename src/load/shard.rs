@@ -12,7 +12,7 @@ use rustix::{
 
 use super::{
     LoadError, Schedule,
-    clock::{now_ns, real_less_monotonic_ns},
+    clock::{Stamps, now_ns},
     connection::{Connection, Gathered, Job, Phase},
     cost::{ThreadCost, Used},
     engine::{Carried, Control, Share},
@@ -79,11 +79,13 @@ pub(super) struct Shard {
     pub(super) thinking: VecDeque<(u64, u32)>,
     /// Connections that could not be opened for a moment only, likewise.
     pub(super) reopening: VecDeque<(u64, u32)>,
+    /// Connections from which there is more to read, and whether the server has closed its side.
+    pub(super) unread: Vec<(u32, bool)>,
     pub(super) stamped: bool,
     pub(super) buffer: Box<[u8]>,
     pub(super) rendered: Vec<u8>,
-    /// Of the moment when events were last taken.
-    pub(super) real_less_monotonic_ns: i64,
+    /// As of the moment when events were last taken.
+    pub(super) stamps: Stamps,
     pub(super) started_ns: u64,
     pub(super) in_flight: usize,
     pub(super) waiting: usize,
@@ -166,13 +168,14 @@ impl Shard {
             connections: Vec::with_capacity(per_pool * pools.len()),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             used_own_clock: !stamped,
-            real_less_monotonic_ns: real_less_monotonic_ns(),
+            stamps: Stamps::read(),
             started_ns: now_ns(),
             next_index: thread as u64,
             vacant: VecDeque::new(),
             thinking: VecDeque::new(),
             reopening: VecDeque::new(),
             rendered: Vec::new(),
+            unread: Vec::new(),
             in_flight: 0,
             waiting: 0,
             has_large_answers: false,
@@ -236,6 +239,9 @@ impl Shard {
         loop {
             if self.control.is_abandoned() {
                 return Err(LoadError::Died);
+            }
+            if !self.unread.is_empty() {
+                self.read_on();
             }
             self.fill_vacant();
             let now = self.now();
@@ -301,7 +307,7 @@ impl Shard {
         };
         // A stop may have come between the moment of a request and our turn.
         while let Some(arrival) = arrivals.next_if(|arrival| arrival.offset_ns <= end) {
-            self.offer(arrival, now);
+            self.offer(arrival, self.now());
         }
         self.closing = Some(Closing { end, until: now.saturating_add(self.load.timeout_ns) });
         for lane in &mut self.lanes {
@@ -334,7 +340,7 @@ impl Shard {
         route.next = (route.next + 1) % route.pools;
         let job = Job { intended, index: arrival.index, choice: choice as u32 };
         if let Some(connection) = self.pools[pool].free.pop_front() {
-            self.start(connection as usize, job);
+            self.start(connection as usize, job, now);
         } else {
             self.pools[pool].backlog.push_back(job);
             self.waiting += 1;
@@ -364,17 +370,20 @@ impl Shard {
     /// Gives each connection that has become free its next request. A request may fail at once and free it again:
     /// that is for the next turn, so that a service that is away does not keep us here.
     fn fill_vacant(&mut self) {
+        let is_client = self.is_closed_loop() && self.closing.is_none();
+        let is_over = self.closing.is_some_and(|closing| self.now() >= closing.until);
         for _ in 0..self.vacant.len() {
             let Some(index) = self.vacant.pop_front() else { return };
-            let is_client = self.is_closed_loop() && self.closing.is_none();
             let pool = &mut self.pools[self.connections[index as usize].pool as usize];
-            if self.closing.is_some_and(|closing| now_ns().saturating_sub(self.started_ns) >= closing.until) {
+            if is_over {
                 pool.free.push_back(index);
             } else if let Some(job) = pool.backlog.pop_front() {
                 self.waiting -= 1;
-                self.start(index as usize, job);
+                let now = self.now();
+                self.start(index as usize, job, now);
             } else if is_client {
-                self.start_client(index, self.now());
+                let now = self.now();
+                self.start_client(index, now, now);
             } else {
                 pool.free.push_back(index);
             }
@@ -388,7 +397,7 @@ impl Shard {
     }
 
     /// The next request of a closed loop's client, wanted at `intended`.
-    fn start_client(&mut self, index: u32, intended: u64) {
+    fn start_client(&mut self, index: u32, intended: u64, now: u64) {
         let pool = &self.pools[self.connections[index as usize].pool as usize];
         let lane = &mut self.lanes[pool.lane];
         let route = &mut lane.routes[pool.route];
@@ -396,7 +405,7 @@ impl Shard {
         lane.recorder.offered(intended);
         let job = Job { intended, index: self.next_index, choice };
         self.next_index += self.threads;
-        self.start(index as usize, job);
+        self.start(index as usize, job, now);
     }
 
     /// Time-outs, clients that have thought, connections to open anew, the course of the load.
@@ -410,8 +419,9 @@ impl Shard {
                 let pool = self.connections[index as usize].pool as usize;
                 self.pools[pool].free.push_back(index);
             } else {
+                let now = self.now();
                 self.own_lag.record_ns(now - due);
-                self.start_client(index, due);
+                self.start_client(index, due, now);
             }
         }
         while let Some((_, index)) = self.reopening.front().copied().filter(|(due, _)| *due <= now) {
@@ -450,7 +460,8 @@ impl Shard {
 
     /// Waits for an answer, the next request, or anything else that has its time.
     fn wait(&mut self, arrivals: &mut Arrivals) -> Result<(), LoadError> {
-        if !self.vacant.is_empty() && (self.waiting > 0 || self.is_closed_loop()) {
+        let has_more = !self.unread.is_empty();
+        if has_more || (!self.vacant.is_empty() && (self.waiting > 0 || self.is_closed_loop())) {
             return self.take_events(false);
         }
         let now = self.now();
@@ -544,7 +555,7 @@ impl Shard {
             Err(error) => return Err(LoadError::EventLoop(error.into())),
         };
         if self.stamped && !events.is_empty() {
-            self.real_less_monotonic_ns = real_less_monotonic_ns();
+            self.stamps = self.stamps.next();
         }
         for event in &*events {
             let data = event.data.u64();

@@ -140,11 +140,6 @@ pub(super) fn allow_open_files(wanted: u64) {
     }
 }
 
-/// A kernel stamp on the engine's clock, given `clock::real_less_monotonic_ns` of about that time.
-pub(super) fn arrival_ns(stamp_ns: i64, real_less_monotonic_ns: i64) -> u64 {
-    u64::try_from(stamp_ns - real_less_monotonic_ns).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +166,7 @@ mod tests {
             }
         };
         assert_eq!(&buffer[..received.length], b"answer");
-        let arrived = arrival_ns(received.stamp_ns.unwrap(), clock::real_less_monotonic_ns());
+        let arrived = clock::Stamps::read().on_our_clock(received.stamp_ns.unwrap()).unwrap();
         // The two clocks may be slewed against each other by some microseconds meanwhile.
         let slack = 1_000_000;
         assert!(arrived + slack >= before && arrived <= written + slack, "{before} {arrived} {written}");

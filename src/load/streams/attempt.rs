@@ -46,8 +46,6 @@ pub(super) async fn perform(pool: &Pool, place: &Rc<Place>, job: Job) -> Result<
     let mut retry = None;
     // The retry has what the first try left of the time-out, so nothing takes longer than it.
     if outcome.is_err() && template.is_idempotent() && done < deadline_ns {
-        // Over HTTP/1.1 it is another instance that may answer then, where instances share a port.
-        place.close_http1();
         retry = Some(attempt.make().await.is_ok());
     }
     context.turns.update(|turns| turns + 1);
@@ -78,15 +76,13 @@ impl Attempt<'_> {
     }
 
     async fn over_http1(&self, gathered: &mut Gathered<'_>) -> Result<u16, ErrorClass> {
-        let kept = self.place.take_http1(self.context).await;
-        let reused = kept.is_some();
-        let mut connection = match kept {
+        let mut connection = match self.place.take_http1(self.context).await {
             Some(connection) => connection,
             None => self.open_http1().await?,
         };
         let request = self.rendered();
         let buffer = &self.context.buffer;
-        let exchange = connection.exchange(&request, self.template.is_head(), reused, buffer, gathered);
+        let exchange = connection.exchange(&request, self.template.is_head(), buffer, gathered);
         let answer = timeout_at(self.deadline, exchange).await.map_err(|_| ErrorClass::Timeout)??;
         if self.keeps_alive() && answer.is_reusable {
             self.place.keep_http1(connection);
@@ -115,14 +111,15 @@ impl Attempt<'_> {
         // Never sent, so that it is not a failure of the request's either.
         let message = self.message().ok_or(ErrorClass::Other)?;
         loop {
-            let (connection, reused) = self.connection().await?;
+            let (connection, was_open) = self.connection().await?;
+            let reused = connection.heard.get().is_some();
             let now = || self.context.now();
             let exchange = connection.exchange(message.clone(), gathered, now);
             match timeout_at(self.deadline, exchange).await {
                 Ok(Ok(status)) => return Ok(status),
                 // The server is known to have ended it, or to be about to: that is no failure, another is opened.
                 // Ends, because whoever opens that other one does not come here.
-                Ok(Err(Broken::Unsent(_))) if reused => {
+                Ok(Err(Broken::Unsent(_))) if was_open => {
                     self.place.forget(&Rc::downgrade(&connection));
                 }
                 Ok(Err(broken)) => {
@@ -134,7 +131,7 @@ impl Attempt<'_> {
                 Err(_) => {
                     // Of a connection on which nothing has come in all that time nobody knows whether it still is
                     // one. Others wait for an answer on it, but no new request shall.
-                    if connection.heard.get() < self.sent {
+                    if connection.heard.get().is_none_or(|heard| heard < self.sent) {
                         self.place.forget(&Rc::downgrade(&connection));
                     }
                     return Err(ErrorClass::Timeout);

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     context::{Closing, Context},
     lanes::Lanes,
+    pool::Pool,
     tls::Security,
 };
 use crate::{
@@ -79,6 +80,8 @@ struct Root {
     expiry: AsyncFd<OwnedFd>,
     lanes: Lanes,
     spun_ns: u64,
+    /// Requests were offered since other tasks had a turn.
+    has_offered: bool,
     last_batch: u64,
     last_due: u64,
 }
@@ -125,6 +128,7 @@ impl Carrier {
             expiry,
             lanes,
             spun_ns: 0,
+            has_offered: false,
             last_batch: 0,
             last_due: 0,
         };
@@ -189,7 +193,7 @@ impl Root {
     /// Gives the moment of the end, in nanoseconds since the start.
     async fn carry(&mut self, arrivals: &mut Arrivals) -> Result<u64, LoadError> {
         if self.context.is_closed_loop() {
-            self.lanes.pools.iter().for_each(|pool| pool.begin_clients());
+            self.lanes.pools.iter().for_each(Pool::begin_clients);
         }
         loop {
             if self.control.is_abandoned() || self.context.has_died.get() {
@@ -243,6 +247,7 @@ impl Root {
             let Some(arrival) = arrivals.next_if(|arrival| arrival.offset_ns <= now) else { break };
             self.last_due = arrival.offset_ns;
             self.last_batch = now;
+            self.has_offered = true;
             self.lanes.offer(arrival);
             now = self.context.now();
         }
@@ -260,6 +265,12 @@ impl Root {
 
     /// Lets other tasks run until the next request, or anything else that has its time.
     async fn wait(&mut self, arrivals: &mut Arrivals) -> Result<(), LoadError> {
+        // What was offered goes out before anything else, and however little time there is to the next request, others
+        // get their turn between two.
+        if std::mem::take(&mut self.has_offered) {
+            yield_now().await;
+            return Ok(());
+        }
         let now = self.context.now();
         let is_open = self.context.closing.get().is_none();
         let due = if is_open { arrivals.peek().map(|next| next.offset_ns) } else { None };

@@ -20,6 +20,8 @@ use crate::{
 pub(super) struct Http1 {
     stream: Stream,
     parser: ResponseParser,
+    /// It has carried an answer before.
+    reused: bool,
 }
 
 /// An answer that came whole.
@@ -40,7 +42,7 @@ struct Outgoing<'r> {
 
 impl Http1 {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, parser: ResponseParser::new() }
+        Self { stream, parser: ResponseParser::new(), reused: false }
     }
 
     /// Whether another request may be sent. Without one under way there can only be the end of the connection, or
@@ -55,29 +57,29 @@ impl Http1 {
     }
 
     /// Sends a request and reads the answer to its end, through a buffer for all connections of the thread. After an
-    /// error the connection is of no more use. `reused`: it was open before this request wanted it.
+    /// error the connection is of no more use.
     pub(super) async fn exchange(
         &mut self,
         request: &[u8],
         is_head: bool,
-        reused: bool,
         buffer: &RefCell<Box<[u8]>>,
         sink: &mut impl Sink,
     ) -> Result<Answer, ErrorClass> {
         self.parser.begin(is_head);
         let mut outgoing = Outgoing { left: request, is_flushed: false, broken: None };
-        poll_fn(|cx| {
+        let answer = poll_fn(|cx| {
             outgoing.write(&mut self.stream, cx);
-            self.read(cx, &mut outgoing, reused, &mut buffer.borrow_mut(), sink)
+            self.read(cx, &mut outgoing, &mut buffer.borrow_mut(), sink)
         })
-        .await
+        .await?;
+        self.reused = true;
+        Ok(answer)
     }
 
     fn read(
         &mut self,
         cx: &mut Context<'_>,
         outgoing: &mut Outgoing<'_>,
-        reused: bool,
         buffer: &mut [u8],
         sink: &mut impl Sink,
     ) -> Poll<Result<Answer, ErrorClass>> {
@@ -86,17 +88,17 @@ impl Http1 {
             let read = match Pin::new(&mut self.stream).poll_read(cx, &mut room) {
                 Poll::Pending => {
                     return match outgoing.broken.take() {
-                        Some(error) => Poll::Ready(Err(self.class_of(&error, reused))),
+                        Some(error) => Poll::Ready(Err(self.class_of(&error))),
                         None => Poll::Pending,
                     };
                 }
                 Poll::Ready(read) => read,
             };
             if let Err(error) = read {
-                return Poll::Ready(Err(self.class_of(&error, reused)));
+                return Poll::Ready(Err(self.class_of(&error)));
             }
             if room.filled().is_empty() {
-                return Poll::Ready(self.ended(reused));
+                return Poll::Ready(self.ended());
             }
             match self.parser.feed(room.filled(), sink) {
                 Ok(Progress::More) => {}
@@ -114,17 +116,17 @@ impl Http1 {
     }
 
     /// The server has closed its side, which is how some answers end.
-    fn ended(&mut self, reused: bool) -> Result<Answer, ErrorClass> {
+    fn ended(&mut self) -> Result<Answer, ErrorClass> {
         match self.parser.close() {
             Ok(answer) => Ok(Answer { status: answer.status, is_reusable: false }),
             Err(Broken::Malformed(_)) => Err(ErrorClass::Protocol),
             Err(Broken::InsideAnswer) => Err(ErrorClass::ResetMidAnswer),
-            Err(Broken::BeforeFirstByte) => Err(unanswered(false, reused)),
+            Err(Broken::BeforeFirstByte) => Err(unanswered(false, self.reused)),
         }
     }
 
-    fn class_of(&self, error: &io::Error, reused: bool) -> ErrorClass {
-        class_of_io(error, self.parser.has_begun(), reused)
+    fn class_of(&self, error: &io::Error) -> ErrorClass {
+        class_of_io(error, self.parser.has_begun(), self.reused)
     }
 }
 
@@ -151,7 +153,8 @@ impl Outgoing<'_> {
     }
 }
 
-/// What it means that a connection broke. `begun`: some of the answer had come.
+/// What it means that a connection broke. `begun`: some of the answer had come. `reused`: the connection had carried an
+/// answer before.
 pub(super) fn class_of_io(error: &io::Error, begun: bool, reused: bool) -> ErrorClass {
     match error.kind() {
         // Only TLS finds that bytes are not what they should be, or that the server says so of ours: in TLS 1.3 it may
@@ -167,7 +170,7 @@ pub(super) fn class_of_io(error: &io::Error, begun: bool, reused: bool) -> Error
     }
 }
 
-/// No whole answer. On a connection that was used before, the server had most likely given it up already.
+/// No whole answer. A connection that was used before the server had most likely given up already.
 pub(super) fn unanswered(begun: bool, reused: bool) -> ErrorClass {
     if begun {
         ErrorClass::ResetMidAnswer

@@ -45,8 +45,8 @@ pub(super) type Driver = Connection<Stream, Bytes>;
 /// An open connection.
 pub(super) struct Http2 {
     sender: SendRequest<Bytes>,
-    /// When something of an answer came last: nanoseconds since the start of the load.
-    pub(super) heard: Cell<u64>,
+    /// When something of an answer came last, if ever: nanoseconds since the start of the load.
+    pub(super) heard: Cell<Option<u64>>,
     /// A request failed because the connection ended.
     pub(super) has_failed: Rc<Cell<bool>>,
 }
@@ -82,7 +82,7 @@ impl Http2 {
             .max_local_error_reset_streams(None)
             .handshake(stream)
             .await?;
-        Ok((Self { sender, heard: Cell::new(0), has_failed: Rc::default() }, driver))
+        Ok((Self { sender, heard: Cell::new(None), has_failed: Rc::default() }, driver))
     }
 
     /// How many streams it may have at once. Never none: a request that the server does not allow yet waits in `h2`,
@@ -110,7 +110,7 @@ impl Http2 {
             outgoing.send_data(body, true).map_err(|error| Broken::Sent { error, begun: false })?;
         }
         let answer = answer.await.map_err(|error| Broken::Sent { error, begun: false })?;
-        self.heard.set(now());
+        self.heard.set(Some(now()));
         let (head, body) = answer.into_parts();
         gathered.headers(|| head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
         self.read_to_end(body, gathered, now).await?;
@@ -130,7 +130,7 @@ impl Http2 {
                 Err(error) if is_early_end(&error) => return Ok(()),
                 Err(error) => return Err(Broken::Sent { error, begun: true }),
             };
-            self.heard.set(now());
+            self.heard.set(Some(now()));
             length += bytes.len();
             if length > MOST_BODY_BYTES {
                 return Err(Broken::TooLong);
@@ -192,7 +192,7 @@ impl Broken {
         matches!(self, Self::Sent { error, .. } if error.is_io() || error.is_go_away())
     }
 
-    /// `reused`: the connection was open before the request wanted it.
+    /// `reused`: the connection had carried an answer before the request was sent.
     pub(super) fn class(&self, reused: bool) -> ErrorClass {
         match self {
             Self::TooLong => ErrorClass::Protocol,

@@ -111,14 +111,6 @@ impl Place {
         *self.link.borrow_mut() = Link::Http1(connection);
     }
 
-    /// Closes the connection of HTTP/1.1 that was kept, if there is one.
-    pub(super) fn close_http1(&self) {
-        let mut link = self.link.borrow_mut();
-        if matches!(*link, Link::Http1(_)) {
-            *link = Link::None;
-        }
-    }
-
     /// A connection of HTTP/2, and whether it was open already. Requests that need one at the same time open one.
     pub(super) async fn http2(
         self: &Rc<Self>,

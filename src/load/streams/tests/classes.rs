@@ -162,13 +162,13 @@ async fn an_early_answer_is_an_answer() {
 #[tokio::test]
 async fn a_stream_for_which_there_is_no_room_may_be_sent_again() {
     let every_other = |_, number: usize| {
-        if number.is_multiple_of(2) { Deed::Reset(Reason::REFUSED_STREAM) } else { Deed::Answer }
+        if number.is_multiple_of(2) { Deed::Answer } else { Deed::Reset(Reason::REFUSED_STREAM) }
     };
     let (server, requests) = doing(every_other);
     let lane = ten(&Kind::plain_http2(), "GET", server.address, |plan| plan).await;
-    assert_eq!(failed(&lane), [(ErrorClass::StaleKeepAlive, 10)]);
-    assert_eq!((lane.counts.mended_by_retry, lane.counts.failures_after_retry()), (10, 0));
-    assert_eq!((requests.load(Ordering::SeqCst), server.connections()), (20, 1));
+    assert_eq!(failed(&lane), [(ErrorClass::StaleKeepAlive, 9)]);
+    assert_eq!((lane.counts.mended_by_retry, lane.counts.failures_after_retry()), (9, 0));
+    assert_eq!((requests.load(Ordering::SeqCst), server.connections()), (19, 1));
     let (server, requests) = doing(every_other);
     let lane = ten(&Kind::plain_http2(), "POST", server.address, |plan| plan).await;
     assert_eq!(failed(&lane), [(ErrorClass::StaleKeepAlive, 5)]);
@@ -260,7 +260,7 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 #[tokio::test]
 async fn http_1_has_the_same_classes_as_without_tls() {
     let cases: [(&'static [u8], ErrorClass); 4] = [
-        (b"", ErrorClass::StaleKeepAlive),
+        (b"", ErrorClass::Reset),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this", ErrorClass::ResetMidAnswer),
         (b"220 smtp.example ESMTP\r\n", ErrorClass::Protocol),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok and more", ErrorClass::Protocol),
@@ -271,6 +271,22 @@ async fn http_1_has_the_same_classes_as_without_tls() {
         let measured = measure(plan, vec![lane(server.address, request("POST"))]).await;
         assert_eq!(failed(&measured.lanes[0]), [(class, 4)], "{}", bytes.escape_ascii());
     }
+}
+
+#[tokio::test]
+async fn a_connection_of_http_1_that_ends_without_a_byte_is_stale_if_it_was_used() {
+    let server = Server::raw(|stream, _| async move {
+        let acceptor = TlsAcceptor::from(server_config(&[b"http/1.1"]));
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let mut buffer = [0; 4096];
+        let _ = stream.read(&mut buffer).await;
+        let _ = stream.write_all(OK).await;
+        let _ = stream.read(&mut buffer).await;
+    });
+    let lane = ten(&Kind::secure(Protocol::Http1), "GET", server.address, |plan| plan).await;
+    // The retry uses up the new connection's one answer, so all but the first are stale.
+    assert_eq!(failed(&lane), [(ErrorClass::StaleKeepAlive, 9)]);
+    assert_eq!((lane.counts.mended_by_retry, server.connections()), (9, 10));
 }
 
 #[tokio::test]

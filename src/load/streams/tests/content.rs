@@ -175,8 +175,7 @@ async fn the_answer_to_head_has_no_body() {
 async fn an_endless_answer_is_cut_off() {
     for kind in kinds() {
         let server = Server::start(kind.clone(), |_| async {
-            static LARGE: [u8; 65 << 20] = [b'x'; 65 << 20];
-            Response::new(Full::new(Bytes::from_static(&LARGE)))
+            Response::new(Full::new(Bytes::from(vec![b'x'; 65 << 20])))
         });
         let plan = Plan { connections: 1, ..plan(&kind, 20.0, 50) };
         let measured = measure(plan, vec![lane(server.address, request("POST"))]).await;

@@ -107,7 +107,12 @@ async fn a_server_that_wants_to_know_us_fails_the_handshake() {
     for protocol in [Protocol::Http1, Protocol::Http2] {
         let server = willing(&Kind { tls: Some(Arc::clone(&config)), ..Kind::secure(protocol) });
         let transport = trusting(protocol, "localhost", Trust::Anything);
-        assert_eq!(outcome(server.address, transport).await, ALL_FAIL, "{protocol:?}");
+        let failed = outcome(server.address, transport).await;
+        // Over HTTP/2 we may find the connection reset while we write, and not come to read why.
+        let known =
+            |class| class == ErrorClass::Tls || (class == ErrorClass::Reset && protocol == Protocol::Http2);
+        assert!(failed.iter().all(|(class, _)| known(*class)), "{protocol:?} {failed:?}");
+        assert_eq!(failed.iter().map(|(_, count)| count).sum::<u64>(), 10);
     }
 }
 
