@@ -100,11 +100,7 @@ pub(super) fn connection_use(field: &Field<'_, '_>) -> Result<ConnectionUse, Con
 }
 
 fn precision(field: &Field<'_, '_>) -> Result<Precision, ConfigError> {
-    field.choice(&[
-        ("eco", Precision::Eco),
-        ("balanced", Precision::Balanced),
-        ("exact", Precision::Exact),
-    ])
+    field.choice(&[("eco", Precision::Eco), ("balanced", Precision::Balanced), ("exact", Precision::Exact)])
 }
 
 /// Reads `[thresholds]` over the defaults.

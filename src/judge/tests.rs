@@ -284,7 +284,10 @@ fn records_of_different_things_are_incomparable() {
         (|r| r.load.timeout_s = 1.0, "the time-out"),
         (|r| r.load.connections = 1, "the number of connections"),
         (|r| r.load.connection_use = ConnectionUse::PerRequest, "one a request for the candidate"),
-        (|r| r.load.precision = None, "balanced for the baseline, that of an earlier engine for the candidate"),
+        (
+            |r| r.load.precision = None,
+            "balanced for the baseline, that of an earlier engine for the candidate",
+        ),
         (|r| r.load.requests_digest = "cc".into(), "the requests of the load changed"),
         (|r| r.format.major += 1, "the record format"),
         (|r| r.host.kernel = "6.2".into(), "the kernel differs: 6.1 for the baseline, 6.2 for the candidate"),

@@ -69,16 +69,18 @@ pub(super) fn as_instant(moment_ns: u64) -> Instant {
     // We may be interrupted between the two readings; the shortest pair was not.
     let (_, instant, kernel) =
         (0..READINGS).map(|_| reading()).min_by_key(|(apart, ..)| *apart).unwrap_or_else(reading);
-    if moment_ns >= kernel {
-        instant + Duration::from_nanos(moment_ns - kernel)
-    } else {
-        instant - Duration::from_nanos(kernel - moment_ns)
-    }
+    let earlier = Duration::from_nanos(kernel.saturating_sub(moment_ns));
+    let later = Duration::from_nanos(moment_ns.saturating_sub(kernel));
+    // An instant before the machine's start is none, and no load began then.
+    instant.checked_sub(earlier).unwrap_or(instant) + later
 }
 
-/// For absolute timers.
+/// For timers: a moment, or a length of time.
 pub(super) fn timespec(moment_ns: u64) -> Timespec {
-    Timespec { tv_sec: (moment_ns / 1_000_000_000) as i64, tv_nsec: (moment_ns % 1_000_000_000) as i64 }
+    Timespec {
+        tv_sec: (moment_ns / 1_000_000_000).cast_signed(),
+        tv_nsec: (moment_ns % 1_000_000_000).cast_signed(),
+    }
 }
 
 pub(super) fn nanos(time: Timespec) -> i64 {

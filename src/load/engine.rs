@@ -116,7 +116,7 @@ pub(super) fn start(
     thread::Builder::new()
         .name("qbench-load".to_owned())
         .spawn(move || {
-            let carriers = Carriers::start(load, stop, course, &shared, &held);
+            let carriers = Carriers::start(load, &stop, course, &shared, &held);
             // Nobody takes the outcome of an abandoned load.
             let _ = match carriers {
                 Ok((carriers, started)) => {
@@ -146,7 +146,7 @@ struct Carriers {
 impl Carriers {
     fn start(
         load: Load,
-        stop: watch::Receiver<bool>,
+        stop: &watch::Receiver<bool>,
         course: Course,
         shared: &Arc<Shared>,
         control: &Arc<Control>,

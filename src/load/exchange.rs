@@ -4,6 +4,7 @@ use rustix::{event::epoll, io::Errno};
 
 use super::{
     check::CompiledChecks,
+    clock::timespec,
     connection::{FirstFailure, Gathered, Job, Phase, Watch},
     http1::{Answer, Broken, Progress, Sink},
     prepare::Choice,
@@ -195,9 +196,7 @@ impl Shard {
         let has_room = flags.contains(EventFlags::OUT);
         let has_answer = ended || flags.contains(EventFlags::IN);
         match self.connections[index].phase {
-            Phase::Closed => {}
             Phase::Connecting if ended || has_room => self.connected(index),
-            Phase::Connecting => {}
             Phase::Sending { written } => {
                 if has_answer {
                     self.read(index, ended);
@@ -208,9 +207,8 @@ impl Shard {
                 }
             }
             Phase::Receiving if has_answer => self.read(index, ended),
-            Phase::Receiving => {}
             Phase::Idle if has_answer => self.read_idle(index),
-            Phase::Idle => {}
+            Phase::Closed | Phase::Connecting | Phase::Receiving | Phase::Idle => {}
         }
         // The end of the connection behind an answer is not told again.
         if ended && self.connections[index].phase == Phase::Idle {
@@ -353,7 +351,9 @@ impl Shard {
 
     fn break_off(&mut self, index: usize, error: Errno) {
         match error {
-            Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED if self.connections[index].parser.has_begun() => {
+            Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED
+                if self.connections[index].parser.has_begun() =>
+            {
                 self.fail(index, ErrorClass::ResetMidAnswer);
             }
             Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED => self.unanswered(index),
@@ -459,12 +459,10 @@ impl Shard {
 
     /// Waits for a connection that was begun.
     fn stands_by(&mut self, index: usize, deadline: u64) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        use rustix::event::{PollFd, PollFlags, poll};
         let now = self.now();
         let Some(open) = &self.connections[index].socket else { return false };
-        let left = deadline.saturating_sub(now);
-        let limit =
-            Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
+        let limit = timespec(deadline.saturating_sub(now));
         let mut room = [PollFd::new(open, PollFlags::OUT)];
         let stands = matches!(poll(&mut room, Some(&limit)), Ok(1)) && socket::error_of(open).is_none();
         if stands {

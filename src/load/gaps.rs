@@ -112,7 +112,6 @@ impl OwnTime {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

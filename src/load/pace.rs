@@ -116,6 +116,14 @@ pub(super) fn sleep_until(due_ns: u64) {
     let _ = rustix::thread::clock_nanosleep_absolute(ClockId::Monotonic, &timespec(due_ns));
 }
 
+/// Returns at a moment, neither before nor noticeably after it.
+pub(super) fn arrive_at(moment_ns: u64) {
+    sleep_until(moment_ns.saturating_sub(LONGEST_MARGIN_NS));
+    while now_ns() < moment_ns {
+        std::hint::spin_loop();
+    }
+}
+
 /// A timer that an epoll instance waits for along with sockets.
 #[derive(Debug)]
 pub(super) struct Alarm {

@@ -216,7 +216,10 @@ mod tests {
             Plan { slots: vec![slot(0, Duration::MAX); 2], ..plan() },
             Plan { tuning: Tuning { threads: 0, ..Tuning::default() }, ..plan() },
             Plan { pacing: open(Shape::Sine { mean: 1.0, amplitude: 2.0, period: second }), ..plan() },
-            Plan { pacing: open(Shape::Sine { mean: 1.0, amplitude: 1.0, period: Duration::ZERO }), ..plan() },
+            Plan {
+                pacing: open(Shape::Sine { mean: 1.0, amplitude: 1.0, period: Duration::ZERO }),
+                ..plan()
+            },
         ];
         for plan in bad {
             assert!(matches!(prepare(plan.clone(), good()), Err(LoadError::Plan(_))), "{plan:?}");

@@ -99,7 +99,12 @@ struct PhaseRecorder {
 }
 
 impl LaneRecorder {
-    pub(super) fn new(lane: usize, gaps: Arc<Gaps>, shared: Arc<Shared>, ticks: Option<TickRecorder>) -> Self {
+    pub(super) fn new(
+        lane: usize,
+        gaps: Arc<Gaps>,
+        shared: Arc<Shared>,
+        ticks: Option<TickRecorder>,
+    ) -> Self {
         let own_time = OwnTime::new(lane, Arc::clone(&shared.slots));
         Self {
             shared,
@@ -267,11 +272,8 @@ mod tests {
 
     fn recorder(samples: usize) -> LaneRecorder {
         let slots = [Slot { lane: 0, length: Duration::from_secs(10) }];
-        let shared = Shared {
-            slots: slots.into(),
-            marks: Marks::default(),
-            sample_budget: AtomicUsize::new(samples),
-        };
+        let shared =
+            Shared { slots: slots.into(), marks: Marks::default(), sample_budget: AtomicUsize::new(samples) };
         LaneRecorder::new(0, Gaps::new(1), Arc::new(shared), None)
     }
 

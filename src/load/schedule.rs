@@ -3,10 +3,10 @@
 //! The k-th arrival comes when the integral Λ(t) of the rate reaches the k-th count: k itself when arrivals are
 //! even, a sum of k + 1 exponential gaps when they are a Poisson process (Çınlar's inversion method).
 
-use std::{f64::consts::TAU, sync::Arc, time::Duration};
+use std::{f64::consts::TAU, iter::Peekable, sync::Arc, time::Duration};
 
-use super::{Slot, random::SplitMix};
-use crate::model::load::{Arrivals, Shape, Stage};
+use super::{Slot, prepare::Load, random::SplitMix};
+use crate::model::load::{Arrivals, Pacing, Shape, Stage};
 
 /// A request wanted at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,14 @@ impl Schedule {
     pub fn new(shape: &Shape, arrivals: Arrivals, slots: impl Into<Arc<[Slot]>>) -> Self {
         let slots = slots.into();
         let slot_end_ns = slots.first().map_or(0, |slot| nanos(slot.length));
-        Self { rate: Inverse::new(shape), counts: Counts::new(arrivals), slots, slot: 0, slot_end_ns, index: 0 }
+        Self {
+            rate: Inverse::new(shape),
+            counts: Counts::new(arrivals),
+            slots,
+            slot: 0,
+            slot_end_ns,
+            index: 0,
+        }
     }
 }
 
@@ -56,6 +63,25 @@ impl Iterator for Schedule {
         self.index += 1;
         Some(Arrival { index, offset_ns, lane })
     }
+}
+
+/// A thread's share of the arrivals of a load: every so-manieth.
+pub(super) type ArrivalShare = Peekable<Box<dyn Iterator<Item = Arrival> + Send>>;
+
+/// The arrivals that are the `thread`-th of so many threads'; none in a closed loop.
+pub(super) fn arrivals(load: &Load, thread: u64, threads: u64) -> ArrivalShare {
+    let share: Box<dyn Iterator<Item = Arrival> + Send> = match &load.pacing {
+        Pacing::Closed { .. } => Box::new(std::iter::empty()),
+        Pacing::Open { shape, arrivals } => {
+            let all = Schedule::new(shape, *arrivals, Arc::clone(&load.slots));
+            if threads == 1 {
+                Box::new(all)
+            } else {
+                Box::new(all.filter(move |arrival| arrival.index % threads == thread))
+            }
+        }
+    };
+    share.peekable()
 }
 
 fn nanos(length: Duration) -> u64 {
@@ -134,7 +160,7 @@ impl Inverse {
         let mut reached = Vec::new();
         for stage in stages.iter().filter(|stage| !stage.length.is_zero()) {
             let length = stage.length.as_secs_f64();
-            let end_count = start_count + (stage.from + stage.to) / 2.0 * length;
+            let end_count = start_count + f64::midpoint(stage.from, stage.to) * length;
             let slope = (stage.to - stage.from) / length;
             reached.push(Reached { start_s, start_count, from: stage.from, slope, end_count });
             start_s += length;
@@ -369,7 +395,7 @@ mod tests {
             let stages: Vec<Stage> = stages.into_iter().map(|(from, to, length)| stage(from, to, length)).collect();
             let total: u64 = stages.iter().map(|stage| stage.length.as_secs()).sum();
             let area: f64 =
-                stages.iter().map(|stage| (stage.from + stage.to) / 2.0 * stage.length.as_secs_f64()).sum();
+                stages.iter().map(|stage| f64::midpoint(stage.from, stage.to) * stage.length.as_secs_f64()).sum();
             let schedule = Schedule::new(&Shape::Stages(stages), Arrivals::Even, seconds(total));
             let offsets: Vec<u64> = schedule.map(|arrival| arrival.offset_ns).collect();
             prop_assert!((offsets.len() as f64 - area).abs() <= 1.0 + 1e-6);

@@ -295,7 +295,11 @@ mod tests {
         let mut seen = Vec::new();
         for slice in slices.try_iter() {
             collector.take(slice, &mut |interval| {
-                seen.push((interval.tick.start.as_millis(), interval.tick.succeeded, interval.latency.count()));
+                seen.push((
+                    interval.tick.start.as_millis(),
+                    interval.tick.succeeded,
+                    interval.latency.count(),
+                ));
             });
         }
         seen
@@ -338,7 +342,10 @@ mod tests {
         }
         let ticks = series.ticks();
         assert!(ticks.len() < MOST_TICKS);
-        assert_eq!(ticks.iter().map(|tick| tick.succeeded).sum::<u64>(), (0..total).map(|n| n % 7).sum::<u64>());
+        assert_eq!(
+            ticks.iter().map(|tick| tick.succeeded).sum::<u64>(),
+            (0..total).map(|n| n % 7).sum::<u64>()
+        );
         let mut end = Duration::ZERO;
         for tick in &ticks {
             assert_eq!(tick.start, end);

@@ -3,7 +3,7 @@
 //! A turn of the loop looks at the sockets, gives connections that have become free their next request, sends what is
 //! due, and then waits for whatever comes first. What happens on one connection is in `exchange`.
 
-use std::{collections::VecDeque, iter::Peekable, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use rustix::{
     event::{Timespec, epoll},
@@ -11,16 +11,16 @@ use rustix::{
 };
 
 use super::{
-    LoadError, Schedule,
+    LoadError,
     clock::{Stamps, now_ns},
     connection::{Connection, Gathered, Job, Phase},
     cost::{ThreadCost, Used},
     engine::{Carried, Control, Share},
-    pace::{Alarm, Pace, refuse_timer_slack, sleep_until},
+    pace::{Alarm, Pace, arrive_at, refuse_timer_slack, sleep_until},
     prepare::Load,
     recorder::LaneRecorder,
     rotation::Rotation,
-    schedule::Arrival,
+    schedule::{Arrival, ArrivalShare, arrivals},
     series::TICK_PATIENCE_NS,
     socket::{Peer, allow_open_files, arrivals_are_stamped},
     sys::schedule_in_real_time,
@@ -57,8 +57,6 @@ const SWEEP_NS: u64 = 1_000_000;
 
 /// Which event is the timer's.
 const ALARM: u64 = u64::MAX;
-
-pub(super) type Arrivals = Peekable<Box<dyn Iterator<Item = Arrival> + Send>>;
 
 /// A thread's share of a load.
 pub(super) struct Shard {
@@ -161,7 +159,7 @@ impl Shard {
             .map_err(|e| LoadError::EventLoop(e.into()))?;
         let has_tcp = pools.iter().any(|pool| matches!(pool.peer, Peer::Tcp(_)));
         let stamped = load.tuning.receive_clock == ReceiveClock::Kernel && has_tcp && arrivals_are_stamped();
-        let mut shard = Self {
+        let mut made = Self {
             pace: Pace::calibrated(load.tuning.precision, load.tuning.realtime),
             thread: thread as u64,
             threads: threads as u64,
@@ -197,16 +195,19 @@ impl Shard {
             pools,
             stamped,
         };
-        shard.make_connections(per_pool);
-        Ok(shard)
+        made.make_connections(per_pool);
+        Ok(made)
     }
 
     fn make_connections(&mut self, per_pool: usize) {
         allow_open_files((per_pool * self.pools.len() * self.threads as usize) as u64 + 128);
         let gathers = self.load.cookies
-            || self.load.lanes.iter().flat_map(|lane| &lane.choices).any(|choice| {
-                choice.checks.needs_headers() || choice.checks.needs_body()
-            });
+            || self
+                .load
+                .lanes
+                .iter()
+                .flat_map(|lane| &lane.choices)
+                .any(|choice| choice.checks.needs_headers() || choice.checks.needs_body());
         // Round by round, so that `free` has all addresses' connections in the same order.
         for _ in 0..per_pool {
             for pool in 0..self.pools.len() {
@@ -231,8 +232,8 @@ impl Shard {
     pub(super) fn carry(mut self, started_ns: u64) -> Result<Carried, LoadError> {
         self.started_ns = started_ns;
         let used_before = Used::now();
-        sleep_until(started_ns.saturating_sub(LAZY_NS / 10));
-        let mut arrivals = self.arrivals();
+        arrive_at(started_ns);
+        let mut arrivals = arrivals(&self.load, self.thread, self.threads);
         if self.is_closed_loop() {
             self.begin_clients();
         }
@@ -269,22 +270,6 @@ impl Shard {
         Ok(Carried { lanes, cost, connections: self.counts, scheduled_ns, elapsed_ns })
     }
 
-    fn arrivals(&self) -> Arrivals {
-        let iterator: Box<dyn Iterator<Item = Arrival> + Send> = match &self.load.pacing {
-            Pacing::Closed { .. } => Box::new(std::iter::empty()),
-            Pacing::Open { shape, arrivals } => {
-                let schedule = Schedule::new(shape, *arrivals, Arc::clone(&self.load.slots));
-                let (thread, threads) = (self.thread, self.threads);
-                if threads == 1 {
-                    Box::new(schedule)
-                } else {
-                    Box::new(schedule.filter(move |arrival| arrival.index % threads == thread))
-                }
-            }
-        };
-        iterator.peekable()
-    }
-
     pub(super) fn is_closed_loop(&self) -> bool {
         matches!(self.load.pacing, Pacing::Closed { .. })
     }
@@ -294,7 +279,7 @@ impl Shard {
         self.closing.is_some()
     }
 
-    fn end_schedule_when_due(&mut self, arrivals: &mut Arrivals, now: u64) {
+    fn end_schedule_when_due(&mut self, arrivals: &mut ArrivalShare, now: u64) {
         if self.closing.is_some() {
             return;
         }
@@ -315,7 +300,7 @@ impl Shard {
         }
     }
 
-    fn send_due(&mut self, arrivals: &mut Arrivals, mut now: u64) {
+    fn send_due(&mut self, arrivals: &mut ArrivalShare, mut now: u64) {
         if self.closing.is_some() {
             return;
         }
@@ -459,7 +444,7 @@ impl Shard {
     }
 
     /// Waits for an answer, the next request, or anything else that has its time.
-    fn wait(&mut self, arrivals: &mut Arrivals) -> Result<(), LoadError> {
+    fn wait(&mut self, arrivals: &mut ArrivalShare) -> Result<(), LoadError> {
         let has_more = !self.unread.is_empty();
         if has_more || (!self.vacant.is_empty() && (self.waiting > 0 || self.is_closed_loop())) {
             return self.take_events(false);
@@ -494,7 +479,7 @@ impl Shard {
         let mut until = self.next_sweep.min(now + LOOK_NS);
         match self.closing {
             None => until = until.min(self.load.length_ns),
-            Some(closing) if self.waiting > 0 => until = until.min(closing.until),
+            Some(closing) if self.waiting > 0 && now < closing.until => until = until.min(closing.until),
             Some(_) => {}
         }
         for queue in [&self.thinking, &self.reopening] {

@@ -134,11 +134,7 @@ pub(super) fn routes(workload: &Workload, endpoints: &[Endpoint]) -> Vec<Route> 
     loaded.collect()
 }
 
-async fn send(
-    context: &Context,
-    slots: &[Slot],
-    lanes: &[Lane],
-) -> Result<load::Measured, SessionError> {
+async fn send(context: &Context, slots: &[Slot], lanes: &[Lane]) -> Result<load::Measured, SessionError> {
     let load = &context.load;
     let plan = load::Plan {
         connections: load.connections,

@@ -74,7 +74,12 @@ pub(crate) fn app(folder: &Path, program: &str, script: &str) -> App {
 
 /// A service that answers HTTP.
 pub(crate) fn service(name: &str, app: App) -> Service {
-    let http = HttpService { health: "/".to_owned(), release: None, requests: Vec::new(), variables: Variables::default() };
+    let http = HttpService {
+        health: "/".to_owned(),
+        release: None,
+        requests: Vec::new(),
+        variables: Variables::default(),
+    };
     Service { name: name.to_owned(), http: Some(http), env: BTreeMap::new(), app: Some(app), compose: None }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     future::{Future as _, poll_fn},
-    iter::Peekable,
     os::fd::{AsFd as _, OwnedFd},
     pin::pin,
     rc::Rc,
@@ -27,17 +26,17 @@ use super::{
 };
 use crate::{
     load::{
-        LoadError, Schedule,
+        LoadError,
         cost::{ThreadCost, Used},
         engine::{Carried, Control, Share},
-        pace::{Alarm, Pace, refuse_timer_slack, sleep_until},
-        schedule::Arrival,
+        pace::{Alarm, Pace, arrive_at, refuse_timer_slack},
+        schedule::{ArrivalShare, arrivals},
         series::TICK_PATIENCE_NS,
         shard::pin,
         socket::allow_open_files,
         sys,
     },
-    model::{load::Pacing, settings::ConnectionUse},
+    model::settings::ConnectionUse,
 };
 
 /// Overdue requests offered before answers are looked at again.
@@ -49,9 +48,6 @@ const LOOK_NS: u64 = 10_000_000;
 /// With less time than this to the next request, other tasks get no turn: an answer takes tens of microseconds.
 const ROOM_FOR_ANSWERS_NS: u64 = 30_000;
 
-/// How long before the load begins the thread stops sleeping.
-const LEAD_NS: u64 = 100_000;
-
 /// Connections opened at once before the load begins: a listener's queue is finite.
 const OPENING: usize = 64;
 
@@ -60,14 +56,12 @@ const OPENING: usize = 64;
 const OPENING_NS: u64 = 1_000_000_000;
 const OPENING_EACH_NS: u64 = 5_000_000;
 
-type Arrivals = Peekable<Box<dyn Iterator<Item = Arrival> + Send>>;
-
 /// A thread's share of a load.
 pub(in crate::load) struct Carrier {
     runtime: Runtime,
     tasks: LocalSet,
     root: Root,
-    arrivals: Arrivals,
+    arrivals: ArrivalShare,
 }
 
 struct Root {
@@ -144,21 +138,10 @@ impl Carrier {
         let Self { runtime, tasks, mut root, mut arrivals } = self;
         root.context.start_at(started_ns);
         let used_before = Used::now();
-        sleep_until(started_ns.saturating_sub(LEAD_NS));
+        arrive_at(started_ns);
         let ended = tasks.block_on(&runtime, root.carry(&mut arrivals))?;
         Ok(root.finish(used_before, ended))
     }
-}
-
-fn arrivals(load: &crate::load::prepare::Load, thread: u64, threads: u64) -> Arrivals {
-    let iterator: Box<dyn Iterator<Item = Arrival> + Send> = match &load.pacing {
-        Pacing::Closed { .. } => Box::new(std::iter::empty()),
-        Pacing::Open { shape, arrivals } => {
-            let schedule = Schedule::new(shape, *arrivals, Arc::clone(&load.slots));
-            Box::new(schedule.filter(move |arrival| arrival.index % threads == thread))
-        }
-    };
-    iterator.peekable()
 }
 
 impl Root {
@@ -191,7 +174,7 @@ impl Root {
     }
 
     /// Gives the moment of the end, in nanoseconds since the start.
-    async fn carry(&mut self, arrivals: &mut Arrivals) -> Result<u64, LoadError> {
+    async fn carry(&mut self, arrivals: &mut ArrivalShare) -> Result<u64, LoadError> {
         if self.context.is_closed_loop() {
             self.lanes.pools.iter().for_each(Pool::begin_clients);
         }
@@ -218,7 +201,7 @@ impl Root {
         }
     }
 
-    fn end_schedule_when_due(&mut self, arrivals: &mut Arrivals, now: u64) {
+    fn end_schedule_when_due(&mut self, arrivals: &mut ArrivalShare, now: u64) {
         let length_ns = self.context.load.length_ns;
         if self.context.closing.get().is_some() {
             return;
@@ -239,7 +222,7 @@ impl Root {
         self.context.each_recorder(|recorder| recorder.close(end));
     }
 
-    fn send_due(&mut self, arrivals: &mut Arrivals, mut now: u64) {
+    fn send_due(&mut self, arrivals: &mut ArrivalShare, mut now: u64) {
         if self.context.closing.get().is_some() {
             return;
         }
@@ -264,7 +247,7 @@ impl Root {
     }
 
     /// Lets other tasks run until the next request, or anything else that has its time.
-    async fn wait(&mut self, arrivals: &mut Arrivals) -> Result<(), LoadError> {
+    async fn wait(&mut self, arrivals: &mut ArrivalShare) -> Result<(), LoadError> {
         // What was offered goes out before anything else, and however little time there is to the next request, others
         // get their turn between two.
         if std::mem::take(&mut self.has_offered) {

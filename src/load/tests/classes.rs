@@ -12,10 +12,7 @@ use super::{
     server::{Deed, Server},
     ten,
 };
-use crate::{
-    load::Plan,
-    model::sample::ErrorClass,
-};
+use crate::{load::Plan, model::sample::ErrorClass};
 
 #[tokio::test]
 async fn nobody_listening_is_refused() {
@@ -149,7 +146,10 @@ async fn an_answer_closed_at_every_point_ends_in_the_right_class() {
     for length in 0..=OK.len() {
         let prefix = &OK[..length];
         let server = Server::start(move |_, _| Deed::AnswerAndClose(prefix));
-        let one = |plan| Plan { slots: vec![crate::load::Slot { lane: 0, length: Duration::from_millis(10) }], ..plan };
+        let one = |plan| Plan {
+            slots: vec![crate::load::Slot { lane: 0, length: Duration::from_millis(10) }],
+            ..plan
+        };
         let lane = ten("POST", server.address, one).await;
         let expected = match length {
             0 => vec![(ErrorClass::Reset, 1)],

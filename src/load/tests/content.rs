@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::{
-    OK, failed, lane, plan, measure, request,
+    OK, failed, lane, measure, plan, request,
     server::{Deed, Server},
     ten,
 };
@@ -15,7 +15,8 @@ use crate::{
     },
 };
 
-const JSON: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{\"items\":[{\"id\":7}";
+const JSON: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{\"items\":[{\"id\":7}";
 const WHOLE_JSON: &[u8] =
     b"HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: 20\r\n\r\n{\"items\":[{\"id\":7}]}";
 
@@ -64,11 +65,10 @@ async fn each_request_gets_its_own_row() {
         order: RowOrder::InTurn,
     };
     let count = VariableSource::Sequence { name: "n".to_owned(), from: 5, to: 7, step: 1 };
-    let mut lane = lane(server.address, Request {
-        path: "/of/{{user}}?pet={{pet}}".to_owned(),
-        body: b"n={{n}}".to_vec(),
-        ..request("PUT")
-    });
+    let mut lane = lane(
+        server.address,
+        Request { path: "/of/{{user}}?pet={{pet}}".to_owned(), body: b"n={{n}}".to_vec(), ..request("PUT") },
+    );
     lane.routes[0].variables = Variables { sources: vec![rows, count] };
     let one = Plan { connections: 1, ..plan(100.0, 40) };
     let measured = measure(one, vec![lane]).await;

@@ -87,7 +87,8 @@ async fn weights_and_addresses_share_the_requests() {
 async fn a_stop_ends_the_schedule_and_keeps_what_was_measured() {
     let server = Server::start(|_, _| Deed::Answer(OK));
     let (stop, stopped) = watch::channel(false);
-    let load = spawn(plan(200.0, 3_600_000), vec![lane(server.address, request("GET"))], stopped, None).unwrap();
+    let load =
+        spawn(plan(200.0, 3_600_000), vec![lane(server.address, request("GET"))], stopped, None).unwrap();
     let started = load.started();
     tokio::time::sleep(Duration::from_millis(150)).await;
     stop.send(true).unwrap();
@@ -128,7 +129,8 @@ async fn what_never_got_a_connection_is_not_sent_and_not_forgotten() {
 async fn a_dropped_load_ends() {
     let server = Server::start(|_, _| Deed::Answer(OK));
     let (stop, stopped) = watch::channel(false);
-    let load = spawn(plan(100.0, 3_600_000), vec![lane(server.address, request("GET"))], stopped, None).unwrap();
+    let load =
+        spawn(plan(100.0, 3_600_000), vec![lane(server.address, request("GET"))], stopped, None).unwrap();
     drop(load);
     // The engine holds the only receiver; the channel closes when its thread has ended.
     tokio::time::timeout(Duration::from_secs(60), stop.closed()).await.unwrap();
@@ -223,8 +225,8 @@ async fn every_precision_and_clock_sends_the_same_requests() {
             assert_eq!(measured.client.receive_clock, receive_clock);
             assert_eq!(measured.client.own_lag.count(), 200);
             assert!(measured.client.cpu > Duration::ZERO);
-            let late = lane.lag.quantile(0.0).unwrap();
-            assert!(lane.latency.quantile(0.0).unwrap() >= late, "a latency holds the lag");
+            let least_lag = lane.lag.quantile(0.0).unwrap();
+            assert!(lane.latency.quantile(0.0).unwrap() >= least_lag, "a latency holds the lag");
             assert_eq!(measured.client.spun.is_zero(), precision == Precision::Eco);
         }
     }
@@ -266,8 +268,7 @@ async fn the_course_is_kept_and_told_while_it_runs() {
 async fn phases_are_begun_from_outside() {
     let server = Server::start(|_, _| Deed::Answer(OK));
     let (stop, stopped) = watch::channel(false);
-    let load =
-        spawn(plan(200.0, 60_000), vec![lane(server.address, request("GET"))], stopped, None).unwrap();
+    let load = spawn(plan(200.0, 60_000), vec![lane(server.address, request("GET"))], stopped, None).unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     load.begin_phase();
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -172,7 +172,7 @@ fn serve(mut stream: impl Stream, connection: usize, shared: &Shared) {
 /// Head and body; `None` at the end of the connection.
 fn read_request(stream: &mut impl Read) -> Option<String> {
     let mut held = Vec::new();
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 64 << 10];
     let mut wanted = None;
     while wanted.is_none_or(|wanted| held.len() < wanted) {
         match stream.read(&mut buffer) {
@@ -182,8 +182,8 @@ fn read_request(stream: &mut impl Read) -> Option<String> {
         if wanted.is_none()
             && let Some(end) = held.windows(4).position(|window| window == b"\r\n\r\n")
         {
-            let head = String::from_utf8_lossy(&held[..end]).to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            let lines = String::from_utf8_lossy(&held[..end]).to_lowercase();
+            let length = lines.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
             wanted = Some(end + 4 + length.unwrap_or(0));
         }
     }

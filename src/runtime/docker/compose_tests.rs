@@ -66,7 +66,12 @@ volumes:
 fn service(name: &str, compose: &str, env: &[(&str, &str)]) -> Service {
     Service {
         name: name.to_owned(),
-        http: Some(HttpService { health: "/health".to_owned(), release: None, requests: Vec::new(), variables: Variables::default() }),
+        http: Some(HttpService {
+            health: "/health".to_owned(),
+            release: None,
+            requests: Vec::new(),
+            variables: Variables::default(),
+        }),
         env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         app: None,
         compose: Some(ComposeService { name: compose.to_owned(), replicas: 1 }),

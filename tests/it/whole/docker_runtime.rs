@@ -325,7 +325,12 @@ fn write_project(root: &Path) {
 fn workload(root: &Path) -> Workload {
     let service = |name: &str, peer: &str| Service {
         name: name.to_owned(),
-        http: Some(HttpService { health: "/".to_owned(), release: None, requests: Vec::new(), variables: Variables::default() }),
+        http: Some(HttpService {
+            health: "/".to_owned(),
+            release: None,
+            requests: Vec::new(),
+            variables: Variables::default(),
+        }),
         env: BTreeMap::from([("PEER".to_owned(), format!("{{address:{peer}}}"))]),
         app: None,
         compose: Some(ComposeService { name: name.to_owned(), replicas: 1 }),
