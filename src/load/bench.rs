@@ -86,9 +86,11 @@ impl Record {
             address: 0,
             intended: intended_ns,
             sent: intended_ns + 1000,
+            first_done: intended_ns + latency_ns,
             done: intended_ns + latency_ns,
             outcome: Ok(()),
             retry: None,
+            timed_out: false,
         });
     }
 }

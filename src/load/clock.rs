@@ -6,6 +6,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// How often two clocks are read side by side; the closest pair is kept.
 const READINGS: u32 = 8;
+/// Two readings of a clock that nothing came between are not further apart.
+const UNDISTURBED_NS: i64 = 1_000;
 
 /// Now.
 pub(super) fn now_ns() -> u64 {
@@ -28,15 +30,27 @@ pub(super) struct Stamps {
 }
 
 /// Between two readings the difference may move by so much, and by so much more for each second: `adjtimex` slews
-/// by 500 ppm at most, and a reading may be interrupted in the middle, when the next is off by as much.
+/// by 500 ppm at most.
 const STEADY_NS: i64 = 100_000;
 const SLEW_PER_SECOND_NS: u64 = 1_000_000;
 
 impl Stamps {
-    /// Reads both clocks.
+    /// Reads both clocks, again while something came between the readings.
     pub(super) fn read() -> Self {
-        let real = nanos(clock_gettime(ClockId::Realtime));
-        let monotonic = nanos(clock_gettime(ClockId::Monotonic));
+        let reading = || {
+            let before = nanos(clock_gettime(ClockId::Monotonic));
+            let real = nanos(clock_gettime(ClockId::Realtime));
+            let apart = nanos(clock_gettime(ClockId::Monotonic)) - before;
+            (apart, real, before + apart / 2)
+        };
+        let mut best = reading();
+        for _ in 1..READINGS {
+            if best.0 <= UNDISTURBED_NS {
+                break;
+            }
+            best = best.min(reading());
+        }
+        let (_, real, monotonic) = best;
         Self { real_less_monotonic_ns: real - monotonic, read_ns: monotonic as u64, is_set: false }
     }
 

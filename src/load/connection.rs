@@ -64,6 +64,8 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) socket: Option<OwnedFd>,
     pub(super) watch: Watch,
+    /// When a Unix socket whose queue was full is tried again.
+    pub(super) reopens_at: u64,
     /// It has carried a request already.
     pub(super) reused: bool,
     pub(super) parser: ResponseParser,
@@ -94,6 +96,7 @@ impl Connection {
             phase: Phase::Closed,
             socket: None,
             watch: Watch::Nothing,
+            reopens_at: 0,
             reused: false,
             parser: ResponseParser::new(),
             job: Job::default(),

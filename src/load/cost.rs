@@ -45,8 +45,9 @@ pub(super) struct ThreadCost {
     pub(super) used: Used,
     pub(super) spun: Duration,
     pub(super) own_lag: LatencyHistogram,
-    /// How long it carried the load.
-    pub(super) ran: Duration,
+    /// Of what was used, the part until the end of the schedule, and when that was: what follows is waiting.
+    pub(super) used_by_schedule: Used,
+    pub(super) scheduled: Duration,
     pub(super) given_up: u64,
     /// An answer's time of arrival came from the client's own clock.
     pub(super) used_own_clock: bool,
@@ -67,9 +68,10 @@ pub(super) fn sum(threads: &[ThreadCost], tuning: &Tuning, closed: bool) -> Clie
             cost.receive_clock = ReceiveClock::User;
         }
         given_up += thread.given_up;
-        let ran = thread.ran.as_secs_f64().max(f64::MIN_POSITIVE);
-        busiest = busiest.max(thread.used.cpu.saturating_sub(thread.spun).as_secs_f64() / ran);
-        longest_wait = longest_wait.max(thread.used.waited.unwrap_or_default().as_secs_f64() / ran);
+        let scheduled = thread.scheduled.as_secs_f64().max(f64::MIN_POSITIVE);
+        let Used { cpu, waited } = thread.used_by_schedule;
+        busiest = busiest.max(cpu.saturating_sub(thread.spun).as_secs_f64() / scheduled);
+        longest_wait = longest_wait.max(waited.unwrap_or_default().as_secs_f64() / scheduled);
     }
     cost.waited_for_cpu = waited;
     let limit = tuning.lag_limit.unwrap_or(promised_lag(tuning.precision));
@@ -104,11 +106,13 @@ mod tests {
     fn thread(cpu: u64, waited: u64, lag_us: u64) -> ThreadCost {
         let mut own_lag = LatencyHistogram::new();
         own_lag.record(Duration::from_micros(lag_us));
+        let used = Used { cpu: Duration::from_millis(cpu), waited: Some(Duration::from_millis(waited)) };
         ThreadCost {
-            used: Used { cpu: Duration::from_millis(cpu), waited: Some(Duration::from_millis(waited)) },
+            used,
+            used_by_schedule: used,
             spun: Duration::ZERO,
             own_lag,
-            ran: Duration::from_secs(1),
+            scheduled: Duration::from_secs(1),
             given_up: 0,
             used_own_clock: false,
         }

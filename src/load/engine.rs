@@ -32,6 +32,9 @@ use crate::model::{
 /// From all threads being ready to the first request, so that the first is no later than the others.
 const LEAD_NS: u64 = 1_000_000;
 
+/// A phase begins so long after it was asked for.
+const MARK_AHEAD_NS: u64 = 1_000_000;
+
 /// What the holder of a load tells its threads.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -52,7 +55,8 @@ impl Control {
 
     pub(super) fn begin_phase(&self) {
         if let Some(started) = self.started_ns.get() {
-            self.shared.marks.set(now_ns().saturating_sub(*started));
+            // A little later than now, so that every thread knows of it before it has to.
+            self.shared.marks.set(now_ns().saturating_sub(*started) + MARK_AHEAD_NS);
         }
     }
 }
@@ -127,7 +131,8 @@ pub(super) fn start(
             };
         })
         .map_err(LoadError::Thread)?;
-    // The threads are ready as soon as their connections are open, which on loopback is milliseconds.
+    // The threads are ready as soon as their connections are open: milliseconds on loopback, and never more than a
+    // second and half a millisecond for each of them.
     let started = begun.recv().map_err(|_| LoadError::Died)??;
     Ok((started, outcome, control))
 }
@@ -200,11 +205,7 @@ impl Carriers {
     fn finish(mut self, started: Instant) -> Outcome {
         // Ends when the last thread has dropped its recorders.
         for slice in self.slices {
-            self.collector.take(slice, &mut |interval| {
-                if let Some(observer) = &mut self.observer {
-                    observer(interval);
-                }
-            });
+            self.collector.take(slice, &mut self.observer);
         }
         let mut carried = Vec::new();
         for thread in self.threads {

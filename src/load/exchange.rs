@@ -22,6 +22,9 @@ const REOPEN_NS: u64 = 1_000_000;
 /// An answer of more than this may not fit into a socket's receive buffer.
 const LARGE_ANSWER_BYTES: u64 = 32 << 10;
 
+/// Of an answer's body that was kept for its checks, so much memory is kept for the next.
+const USUAL_BODY_BYTES: usize = 64 << 10;
+
 /// Buffers read from one connection before others have their turn.
 const BUFFERS_IN_A_ROW: usize = 8;
 
@@ -53,7 +56,7 @@ impl Shard {
         connection.parser.begin(is_head);
         if let Some(gathered) = &mut connection.gathered {
             gathered.headers_hold = true;
-            gathered.body.clear();
+            gathered.forget_body();
         }
         if connection.phase == Phase::Idle {
             self.write(index, 0);
@@ -84,6 +87,7 @@ impl Shard {
             Err(Errno::AGAIN) => {
                 self.connections[index].phase = Phase::Connecting;
                 let due = self.now() + REOPEN_NS;
+                self.connections[index].reopens_at = due;
                 self.reopening.push_back((due, index as u32));
             }
             Err(error) => self.fail(index, class_of_connect(error)),
@@ -91,10 +95,11 @@ impl Shard {
     }
 
     /// Tries again what could not be opened for a moment.
-    pub(super) fn reopen(&mut self, index: usize) {
+    pub(super) fn reopen(&mut self, index: usize, due: u64) {
         let connection = &self.connections[index];
-        // It may have timed out meanwhile.
-        if connection.phase == Phase::Connecting && connection.socket.is_none() {
+        // It may have timed out meanwhile, and the next request there may wait for a moment of its own.
+        let waits = connection.phase == Phase::Connecting && connection.socket.is_none();
+        if waits && connection.reopens_at == due {
             self.open(index);
         }
     }
@@ -103,8 +108,7 @@ impl Shard {
         let connection = &mut self.connections[index];
         let pool = &self.pools[connection.pool as usize];
         let stamped = self.stamped && matches!(pool.peer, Peer::Tcp(_));
-        let kept = self.load.connection_use == ConnectionUse::KeepAlive;
-        let opened = socket::open(&pool.peer, stamped, kept)?;
+        let opened = socket::open(&pool.peer, stamped)?;
         connection.generation = connection.generation.wrapping_add(1);
         connection.reused = false;
         connection.socket = Some(opened);
@@ -118,20 +122,19 @@ impl Shard {
         let connection = &self.connections[index];
         let cookies = connection.gathered.as_ref().and_then(|gathered| gathered.cookies.header());
         let template = self.template(index);
-        let is_first_write = written == 0 && connection.unwritten.is_empty();
+        // Decided at the first write: an answer to the first part of a request may change the cookies.
         let bytes = match template.fixed() {
-            Some(fixed) if cookies.is_none() => fixed,
-            _ if is_first_write => {
+            _ if !connection.unwritten.is_empty() => &connection.unwritten,
+            Some(fixed) if written > 0 || cookies.is_none() => fixed,
+            _ => {
                 template.render(connection.job.index, cookies, &mut rendered);
                 &rendered
             }
-            _ => &connection.unwritten,
         };
+        let is_rendered = std::ptr::eq(bytes.as_ptr(), rendered.as_ptr());
         let Some(open) = &connection.socket else { return };
         let outcome = socket::write(open, &bytes[written..]);
         let total = bytes.len();
-        // What differs each time is kept until it is out.
-        let is_kept = template.fixed().is_none() || cookies.is_some();
         match outcome {
             Ok(sent) if written + sent == total => {
                 let connection = &mut self.connections[index];
@@ -143,7 +146,8 @@ impl Shard {
             }
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {
                 let connection = &mut self.connections[index];
-                if is_kept && connection.unwritten.is_empty() {
+                // What differs each time is kept until it is out.
+                if is_rendered {
                     connection.unwritten.clone_from(&rendered);
                 }
                 let connecting = connection.phase == Phase::Connecting && outcome.is_err();
@@ -182,9 +186,12 @@ impl Shard {
         if self.connections[index].phase == Phase::Connecting {
             return self.fail(index, class_of_connect(error));
         }
+        let generation = self.connections[index].generation;
         self.connections[index].phase = Phase::Receiving;
         self.read(index, true);
-        if self.connections[index].phase == Phase::Receiving {
+        // Unless what was read has ended the attempt: there may be a retry on a connection of its own by now.
+        let connection = &self.connections[index];
+        if connection.phase == Phase::Receiving && connection.generation == generation {
             self.break_off(index, error);
         }
     }
@@ -196,7 +203,15 @@ impl Shard {
         let has_room = flags.contains(EventFlags::OUT);
         let has_answer = ended || flags.contains(EventFlags::IN);
         match self.connections[index].phase {
-            Phase::Connecting if ended || has_room => self.connected(index),
+            Phase::Connecting if ended || has_room => {
+                let generation = self.connections[index].generation;
+                self.connected(index);
+                // What came with the news that the connection stands is not told again.
+                let connection = &self.connections[index];
+                if has_answer && connection.generation == generation && connection.is_busy() {
+                    self.read(index, ended);
+                }
+            }
             Phase::Sending { written } => {
                 if has_answer {
                     self.read(index, ended);
@@ -335,6 +350,9 @@ impl Shard {
         } else {
             Ok(())
         };
+        if let Some(gathered) = &mut self.connections[index].gathered {
+            gathered.forget_body();
+        }
         self.finish(index, outcome, done);
     }
 
@@ -342,7 +360,11 @@ impl Shard {
     fn ended(&mut self, index: usize) {
         let now = self.now();
         match self.connections[index].parser.close() {
-            Ok(answer) => self.answered(index, answer, now),
+            Ok(answer) => {
+                // The kernel stamps data, not the end of a stream.
+                self.used_own_clock = true;
+                self.answered(index, answer, now);
+            }
             Err(Broken::Malformed(_)) => self.finish(index, Err(ErrorClass::Protocol), now),
             Err(Broken::InsideAnswer) => self.finish(index, Err(ErrorClass::ResetMidAnswer), now),
             Err(Broken::BeforeFirstByte) => self.unanswered(index),
@@ -388,6 +410,7 @@ impl Shard {
         }
         let may_retry = self.template(index).is_idempotent();
         let connection = &mut self.connections[index];
+        let timed_out = matches!(outcome, Err(ErrorClass::Timeout | ErrorClass::ConnectTimeout));
         let retry = match (connection.first_failure, outcome) {
             // The retry has what the first try left of the time-out, so nothing takes longer than it.
             (None, Err(class)) if may_retry && done < connection.deadline => {
@@ -397,16 +420,18 @@ impl Shard {
             (None, _) => None,
             (Some(_), outcome) => Some(outcome.is_ok()),
         };
-        let (outcome, done) =
+        let (outcome, first_done) =
             connection.first_failure.map_or((outcome, done), |first| (Err(first.class), first.done));
         let pool = &self.pools[connection.pool as usize];
         let completion = Completion {
             address: pool.lane_address,
             intended: connection.job.intended,
             sent: connection.sent,
+            first_done,
             done,
             outcome,
             retry,
+            timed_out,
         };
         self.lanes[pool.lane].recorder.completed(&completion);
         self.free(index, outcome);
@@ -500,6 +525,12 @@ impl Sink for Gathering<'_> {
 }
 
 impl Gathered {
+    /// Keeps the memory of usual bodies for the next one, and not that of large ones.
+    fn forget_body(&mut self) {
+        self.body.clear();
+        self.body.shrink_to(USUAL_BODY_BYTES);
+    }
+
     fn holds(&self, checks: &CompiledChecks) -> bool {
         self.headers_hold && (!checks.needs_body() || checks.body_ok(&self.body))
     }

@@ -51,13 +51,14 @@ impl Pace {
             Precision::Balanced => lateness().at(0.99),
             Precision::Exact => lateness().at(1.0).max(EXACT_MARGIN_NS),
         };
-        let is_alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
-        let budget_tenths = match precision {
+        let budget_tenths = if is_single_core() {
+            // What is spun there is taken from the service.
+            5
+        } else if realtime {
             // A real-time thread that never sleeps is stopped by the kernel for 50 ms in each second.
-            _ if realtime => 9,
-            // On the only core, what is spun is taken from the service.
-            _ if is_alone => 5,
-            _ => 10,
+            9
+        } else {
+            10
         };
         Self { precision, margin_ns: margin_ns.min(LONGEST_MARGIN_NS), budget_tenths }
     }
@@ -78,6 +79,11 @@ impl Pace {
     pub(super) fn spins(self) -> bool {
         self.precision != Precision::Eco
     }
+}
+
+/// Of the machine, not of what this thread is pinned to: the service may be on the others.
+fn is_single_core() -> bool {
+    std::fs::read_to_string("/sys/devices/system/cpu/online").is_ok_and(|cores| cores.trim() == "0")
 }
 
 /// By how much sleeps ended late, sorted.

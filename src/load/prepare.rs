@@ -71,6 +71,9 @@ pub(super) fn prepare(plan: Plan, lanes: Vec<Lane>) -> Result<Load, LoadError> {
     if plan.tuning.threads == 0 || plan.tuning.threads > MOST_THREADS {
         return Err(LoadError::Plan("its threads are not from 1 to 256"));
     }
+    if plan.tuning.cores.iter().any(|core| *core >= rustix::thread::CpuSet::MAX_CPU) {
+        return Err(LoadError::Plan("it names a CPU that no machine has"));
+    }
     if plan.timeout.is_zero() || plan.timeout > LONGEST_TIMEOUT {
         return Err(LoadError::Plan("the time-out is not above 0 and at most a day"));
     }
@@ -105,6 +108,9 @@ fn check_pacing(pacing: &Pacing, lanes: &[Lane]) -> Result<(), LoadError> {
         if rate >= least && rate <= HIGHEST_RATE { Ok(()) } else { Err(LoadError::Rate(rate)) }
     };
     match pacing {
+        Pacing::Closed { think } if *think > LONGEST_TIMEOUT => {
+            Err(LoadError::Plan("its clients think for more than a day"))
+        }
         Pacing::Closed { .. } if lanes.len() > 1 => {
             Err(LoadError::Plan("a closed loop has one lane: its clients cannot take turns"))
         }
@@ -215,6 +221,8 @@ mod tests {
             Plan { slots: vec![slot(1, second)], ..plan() },
             Plan { slots: vec![slot(0, Duration::MAX); 2], ..plan() },
             Plan { tuning: Tuning { threads: 0, ..Tuning::default() }, ..plan() },
+            Plan { tuning: Tuning { cores: vec![5000], ..Tuning::default() }, ..plan() },
+            Plan { pacing: Pacing::Closed { think: Duration::MAX }, ..plan() },
             Plan { pacing: open(Shape::Sine { mean: 1.0, amplitude: 2.0, period: second }), ..plan() },
             Plan {
                 pacing: open(Shape::Sine { mean: 1.0, amplitude: 1.0, period: Duration::ZERO }),

@@ -34,9 +34,15 @@ pub(super) struct Completion {
     pub(super) address: usize,
     pub(super) intended: u64,
     pub(super) sent: u64,
+    /// When the first try ended, and when the last: the same unless it was retried.
+    pub(super) first_done: u64,
     pub(super) done: u64,
+    /// Of the first try.
     pub(super) outcome: Result<(), ErrorClass>,
+    /// Whether a retry succeeded; `None` when there was none.
     pub(super) retry: Option<bool>,
+    /// The time-out ended it, at the first try or at the retry.
+    pub(super) timed_out: bool,
 }
 
 /// What all threads and lanes of a load share while they record.
@@ -146,6 +152,7 @@ impl LaneRecorder {
     /// left out, a service that cannot keep up would look better the worse it is.
     pub(super) fn unsent(&mut self, intended: u64, now: u64) {
         let waited = now.saturating_sub(intended);
+        self.lag.record_ns(waited);
         self.phase(intended).latency.record_ns(waited);
         if let Some(ticks) = &mut self.ticks {
             ticks.latency(waited);
@@ -174,20 +181,23 @@ impl LaneRecorder {
     }
 
     fn failed(&mut self, class: ErrorClass, completion: &Completion, latency: u64) {
-        let timed_out = matches!(class, ErrorClass::Timeout | ErrorClass::ConnectTimeout);
-        let answered = matches!(class, ErrorClass::Status | ErrorClass::Check);
+        let mended = completion.retry == Some(true);
+        // With the time that its user waited: an answer that a retry brought, or none until the time-out.
+        let waited = mended || completion.timed_out;
+        let answered = mended || matches!(class, ErrorClass::Status | ErrorClass::Check);
         let index = class as usize;
         let phase = self.phase(completion.intended);
         phase.failed[index] += 1;
-        phase.mended_by_retry += u64::from(completion.retry == Some(true));
+        phase.mended_by_retry += u64::from(mended);
         phase.over_one_second += u64::from(answered && latency > SECOND_NS);
-        if timed_out {
+        if waited {
             phase.latency.record_ns(latency);
             self.service_time.record_ns(completion.done.saturating_sub(completion.sent));
         }
-        self.by_class[index].get_or_insert_default().record_ns(latency);
+        let to_failure = completion.first_done.saturating_sub(completion.intended);
+        self.by_class[index].get_or_insert_default().record_ns(to_failure);
         if let Some(ticks) = &mut self.ticks {
-            ticks.failed(class, timed_out.then_some(latency));
+            ticks.failed(class, waited.then_some(latency));
         }
     }
 
@@ -198,7 +208,7 @@ impl LaneRecorder {
         {
             self.samples.push(Sample {
                 intended: Duration::from_nanos(completion.intended),
-                done: Duration::from_nanos(completion.done),
+                done: Duration::from_nanos(completion.first_done),
                 outcome: completion.outcome,
                 retry: completion.retry,
             });
@@ -279,7 +289,9 @@ mod tests {
 
     fn ended(intended: u64, done: u64, outcome: Result<(), ErrorClass>) -> Completion {
         let (intended, done) = (MS * intended, MS * done);
-        Completion { address: 0, intended, sent: intended, done, outcome, retry: None }
+        let timed_out = outcome == Err(ErrorClass::Timeout);
+        let first_done = done;
+        Completion { address: 0, intended, sent: intended, first_done, done, outcome, retry: None, timed_out }
     }
 
     #[test]
@@ -300,6 +312,22 @@ mod tests {
         assert_eq!(lane.counts.succeeded, 1);
         let times = |class| lane.by_class.get(&class).map(LatencyHistogram::count);
         assert_eq!((times(ErrorClass::Refused), times(ErrorClass::Tls)), (Some(1), None));
+    }
+
+    #[test]
+    fn a_retry_counts_with_all_the_time_it_took() {
+        let mut recorder = recorder(0);
+        let stale = ended(0, 1, Err(ErrorClass::StaleKeepAlive));
+        recorder.completed(&Completion { done: 3000 * MS, retry: Some(true), ..stale });
+        recorder.completed(&Completion { done: 5000 * MS, retry: Some(false), timed_out: true, ..stale });
+        recorder.completed(&Completion { done: 2 * MS, retry: Some(false), ..stale });
+        let lane = recorder.finish(MS * 10_000);
+        assert_eq!((lane.counts.failures(), lane.counts.mended_by_retry), (3, 1));
+        assert_eq!((lane.latency.count(), lane.counts.over_one_second), (2, 1));
+        assert!(lane.latency.max().unwrap() >= Duration::from_millis(4990));
+        let to_failure = &lane.by_class[&ErrorClass::StaleKeepAlive];
+        assert_eq!(to_failure.count(), 3);
+        assert!(to_failure.max().unwrap() < Duration::from_millis(2));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use super::Observer;
 use crate::model::{
     load::Tick,
     sample::{ErrorClass, LatencyHistogram},
@@ -145,7 +146,7 @@ impl Collector {
     }
 
     /// Takes a slice, and hands on those that no thread will add to any more.
-    pub(super) fn take(&mut self, slice: Slice, observer: &mut dyn FnMut(Interval)) {
+    pub(super) fn take(&mut self, slice: Slice, observer: &mut Option<Observer>) {
         let Slice { lane: index, thread, part } = slice;
         let lane = &mut self.lanes[index];
         match part {
@@ -161,8 +162,9 @@ impl Collector {
         while let Some(mut part) = lane.next_whole() {
             let tick = part.tick();
             lane.series.push(tick.clone(), &part.latency);
-            let latency = part.latency.clone();
-            observer(Interval { lane: index, tick, latency });
+            if let Some(observer) = observer {
+                observer(Interval { lane: index, tick, latency: part.latency.clone() });
+            }
             part.latency.clear();
             let _ = self.spares[thread][index].send(part.latency);
         }
@@ -292,17 +294,15 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn observed(collector: &mut Collector, slices: &Receiver<Slice>) -> Vec<(u128, u64, u64)> {
-        let mut seen = Vec::new();
+        let (sender, seen) = mpsc::channel();
+        let mut observer: Option<Observer> = Some(Box::new(move |interval| {
+            let Interval { tick, latency, .. } = interval;
+            sender.send((tick.start.as_millis(), tick.succeeded, latency.count())).unwrap();
+        }));
         for slice in slices.try_iter() {
-            collector.take(slice, &mut |interval| {
-                seen.push((
-                    interval.tick.start.as_millis(),
-                    interval.tick.succeeded,
-                    interval.latency.count(),
-                ));
-            });
+            collector.take(slice, &mut observer);
         }
-        seen
+        seen.try_iter().collect()
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub(super) struct Shard {
     pub(super) load: Arc<Load>,
     control: Arc<Control>,
     stop: tokio::sync::watch::Receiver<bool>,
+    stopped: bool,
     thread: u64,
     threads: u64,
     pace: Pace,
@@ -103,6 +104,7 @@ pub(super) struct Shard {
     last_due: u64,
     /// The end of the schedule, once it is over, and when requests that still wait are given up.
     closing: Option<Closing>,
+    used_at_end: Option<Used>,
 }
 
 #[derive(Clone, Copy)]
@@ -151,6 +153,7 @@ impl Shard {
         }
         let per_pool = share.connections();
         let Share { load, thread, threads, recorders, stop, control, .. } = share;
+        let stopped = *stop.borrow();
         let (lanes, pools) = lanes_and_pools(&load, recorders);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| LoadError::EventLoop(e.into()))?;
         let alarm = Alarm::new().map_err(LoadError::Timer)?;
@@ -186,8 +189,10 @@ impl Shard {
             batch: 0,
             last_due: 0,
             closing: None,
+            used_at_end: None,
             load,
             control,
+            stopped,
             stop,
             alarm,
             epoll,
@@ -257,11 +262,13 @@ impl Shard {
         self.abandon_backlogs();
         let now = self.now();
         let scheduled_ns = self.closing.map_or(now, |closing| closing.end);
+        let used = Used::now().since(used_before);
         let cost = ThreadCost {
-            used: Used::now().since(used_before),
+            used,
+            used_by_schedule: self.used_at_end.map_or(used, |end| end.since(used_before)),
             spun: std::time::Duration::from_nanos(self.spun_ns),
             own_lag: self.own_lag,
-            ran: std::time::Duration::from_nanos(now),
+            scheduled: std::time::Duration::from_nanos(scheduled_ns),
             given_up: self.given_up,
             used_own_clock: self.used_own_clock,
         };
@@ -283,7 +290,11 @@ impl Shard {
         if self.closing.is_some() {
             return;
         }
-        let end = if *self.stop.borrow() {
+        // Looks at the value, which is behind a lock, only when it has changed.
+        if self.stop.has_changed().unwrap_or(false) {
+            self.stopped = *self.stop.borrow_and_update();
+        }
+        let end = if self.stopped {
             now.min(self.load.length_ns)
         } else if now >= self.load.length_ns {
             self.load.length_ns
@@ -294,6 +305,7 @@ impl Shard {
         while let Some(arrival) = arrivals.next_if(|arrival| arrival.offset_ns <= end) {
             self.offer(arrival, self.now());
         }
+        self.used_at_end = Some(Used::now());
         self.closing = Some(Closing { end, until: now.saturating_add(self.load.timeout_ns) });
         for lane in &mut self.lanes {
             lane.recorder.close(end);
@@ -409,9 +421,9 @@ impl Shard {
                 self.start_client(index, due, now);
             }
         }
-        while let Some((_, index)) = self.reopening.front().copied().filter(|(due, _)| *due <= now) {
+        while let Some((due, index)) = self.reopening.front().copied().filter(|(due, _)| *due <= now) {
             self.reopening.pop_front();
-            self.reopen(index as usize);
+            self.reopen(index as usize, due);
         }
         for lane in &mut self.lanes {
             if lane.recorder.next_tick_ns().is_some_and(|end| now >= end + TICK_PATIENCE_NS) {
@@ -505,6 +517,10 @@ impl Shard {
 
     /// Spins to the moment of a request, and reads answers while there is room for that.
     fn spin(&mut self, due: u64) -> Result<(), LoadError> {
+        // Once in any case: where requests are closer than there is room for, answers would never be read.
+        if self.in_flight > 0 {
+            self.take_events(false)?;
+        }
         let mut begun = self.now();
         loop {
             let now = self.now();

@@ -50,8 +50,8 @@ impl Peer {
 
 /// Begins a connection. It may be complete, under way or refused: the first send tells.
 ///
-/// `stamped`: have the kernel note when data arrives. `kept`: it will carry many requests.
-pub(super) fn open(peer: &Peer, stamped: bool, kept: bool) -> Result<OwnedFd, Errno> {
+/// `stamped`: have the kernel note when data arrives.
+pub(super) fn open(peer: &Peer, stamped: bool) -> Result<OwnedFd, Errno> {
     let family = match peer {
         Peer::Tcp(SocketAddr::V4(_)) => AddressFamily::INET,
         Peer::Tcp(SocketAddr::V6(_)) => AddressFamily::INET6,
@@ -61,10 +61,7 @@ pub(super) fn open(peer: &Peer, stamped: bool, kept: bool) -> Result<OwnedFd, Er
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     let connected = match peer {
         Peer::Tcp(address) => {
-            // A first and only request goes out at once anyway: nothing is unacknowledged yet.
-            if kept {
-                sockopt::set_tcp_nodelay(&socket, true)?;
-            }
+            sockopt::set_tcp_nodelay(&socket, true)?;
             if stamped {
                 sys::stamp_arrivals(&socket);
             }
@@ -90,7 +87,7 @@ pub(super) fn arrivals_are_stamped() -> bool {
 fn stamped_socket() -> io::Result<Option<OwnedFd>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let peer = Peer::Tcp(listener.local_addr()?);
-    let receiver = open(&peer, true, true)?;
+    let receiver = open(&peer, true)?;
     let (mut sender, _) = listener.accept()?;
     let deadline = Instant::now() + STAMPS_BEGIN;
     let mut buffer = [0; 16];
@@ -153,7 +150,7 @@ mod tests {
         assert!(arrivals_are_stamped());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = Peer::from(listener.local_addr().unwrap());
-        let socket = open(&peer, true, true).unwrap();
+        let socket = open(&peer, true).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         let before = clock::now_ns();
         server.write_all(b"answer").unwrap();
@@ -178,7 +175,7 @@ mod tests {
     #[test]
     fn a_refused_connection_is_known_at_the_first_send() {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let refused = match open(&Peer::from(address), true, true) {
+        let refused = match open(&Peer::from(address), true) {
             Ok(socket) => write(&socket, b"x").unwrap_err(),
             Err(error) => error,
         };

@@ -84,10 +84,11 @@ pub enum Arrivals {
 pub enum Precision {
     /// Sleeps only; sends in batches, up to a millisecond late.
     Eco,
-    /// Wakes early and spins to the moment, where that takes less than half of a core.
+    /// Wakes as early as nearly all sleeps end late, and spins to the moment. Where requests are closer than that it
+    /// takes a whole core, on a machine with a single one half of it.
     #[default]
     Balanced,
-    /// Spins as long as it takes, up to nine tenths of a core.
+    /// Wakes as early as the latest sleeps end, 200 µs at least: a whole core from 5,000 requests per second on.
     Exact,
 }
 

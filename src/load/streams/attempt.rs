@@ -42,15 +42,20 @@ pub(super) async fn perform(pool: &Pool, place: &Rc<Place>, job: Job) -> Result<
     context.record(pool.lane, |recorder| recorder.sent(job.intended, sent));
     let attempt = Attempt { context, pool, place, job, choice, template, sent, deadline };
     let outcome = attempt.make().await;
-    let done = context.now();
+    let first_done = context.now();
+    let mut last = outcome;
     let mut retry = None;
     // The retry has what the first try left of the time-out, so nothing takes longer than it.
-    if outcome.is_err() && template.is_idempotent() && done < deadline_ns {
-        retry = Some(attempt.make().await.is_ok());
+    if outcome.is_err() && template.is_idempotent() && first_done < deadline_ns {
+        last = attempt.make().await;
+        retry = Some(last.is_ok());
     }
+    let done = context.now();
+    let timed_out = matches!(last, Err(ErrorClass::Timeout | ErrorClass::ConnectTimeout));
     context.turns.update(|turns| turns + 1);
     let address = pool.lane_address;
-    let completion = Completion { address, intended: job.intended, sent, done, outcome, retry };
+    let intended = job.intended;
+    let completion = Completion { address, intended, sent, first_done, done, outcome, retry, timed_out };
     context.record(pool.lane, |recorder| recorder.completed(&completion));
     outcome
 }

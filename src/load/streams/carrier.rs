@@ -218,6 +218,7 @@ impl Root {
             self.lanes.offer(arrival);
         }
         let until = now.saturating_add(self.context.load.timeout_ns);
+        self.context.used_at_end.set(Some(Used::now()));
         self.context.closing.set(Some(Closing { end, until }));
         self.context.each_recorder(|recorder| recorder.close(end));
     }
@@ -347,9 +348,10 @@ impl Root {
         let scheduled_ns = context.closing.get().map_or(now, |closing| closing.end);
         let cost = ThreadCost {
             used: Used::now().since(used_before),
+            used_by_schedule: context.used_at_end.get().unwrap_or_else(Used::now).since(used_before),
             spun: Duration::from_nanos(self.spun_ns),
             own_lag: context.own_lag.take(),
-            ran: Duration::from_nanos(now),
+            scheduled: Duration::from_nanos(scheduled_ns),
             given_up: context.given_up.get(),
             used_own_clock: true,
         };

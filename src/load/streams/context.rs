@@ -15,6 +15,7 @@ use super::{place::Place, tls::Security};
 use crate::{
     load::{
         clock::{as_instant, now_ns},
+        cost::Used,
         prepare::Load,
         recorder::LaneRecorder,
     },
@@ -50,6 +51,8 @@ pub(super) struct Context {
     recorders: RefCell<Vec<LaneRecorder>>,
     start: Cell<(u64, Instant)>,
     pub(super) closing: Cell<Option<Closing>>,
+    /// Of the thread, when the schedule ended.
+    pub(super) used_at_end: Cell<Option<Used>>,
     /// Requests that a task is about, and requests that wait for one.
     pub(super) under_way: Cell<usize>,
     pub(super) waiting: Cell<usize>,
@@ -84,6 +87,7 @@ impl Context {
             recorders: RefCell::new(recorders),
             start: Cell::new((now_ns(), Instant::now())),
             closing: Cell::new(None),
+            used_at_end: Cell::new(None),
             under_way: Cell::new(0),
             waiting: Cell::new(0),
             given_up: Cell::new(0),

@@ -197,3 +197,22 @@ async fn a_class_has_its_time_to_failure() {
     let lane = ten("POST", server.address, |plan| plan).await;
     assert_eq!(lane.by_class[&ErrorClass::Reset].count(), 10);
 }
+
+/// The end of a connection is noticed as the next request goes out: the retry, on a connection of its own, must not be
+/// mistaken for what broke.
+#[tokio::test]
+async fn a_retry_outlives_the_connection_that_broke() {
+    for unix in [false, true] {
+        let once = |_, request| if request == 0 { Deed::AnswerAndClose(OK) } else { Deed::Close };
+        let server = if unix { Server::start_unix(once) } else { Server::start(once) };
+        let mut target = lane(server.address, request("GET"));
+        if unix {
+            target.routes[0].peers = vec![crate::load::Peer::Unix(server.path())];
+        }
+        let measured = measure(Plan { connections: 1, ..plan(2000.0, 300) }, vec![target]).await;
+        let counts = &measured.lanes[0].counts;
+        assert_eq!(counts.completed(), 600);
+        assert_eq!(counts.failures_after_retry(), 0, "{counts:?}");
+        assert!(counts.failed.keys().all(|class| *class == ErrorClass::StaleKeepAlive), "{counts:?}");
+    }
+}

@@ -109,3 +109,36 @@ async fn a_large_body_goes_out_whole() {
     }
     assert_eq!(*received.lock().unwrap(), 3 * body.len());
 }
+
+/// The answer comes before the request is out, with a cookie that the rest of the request must not be changed by.
+#[tokio::test]
+async fn cookies_do_not_change_a_request_under_way() {
+    let early: &[u8] = b"HTTP/1.1 200 OK\r\nset-cookie: id=7\r\ncontent-length: 1000\r\n\r\nsome";
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let body = vec![b'x'; 8 << 20];
+    let expected = body.len();
+    let server = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(early).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let mut held = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        while held.len() < expected {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => held.extend_from_slice(&buffer[..read]),
+            }
+        }
+        stream.write_all(&[b'y'; 996]).unwrap();
+        held
+    });
+    let request = Request { body, ..request("POST") };
+    let one = Plan { connections: 1, cookies: true, ..plan(100.0, 10) };
+    let measured = measure(one, vec![lane(address, request)]).await;
+    assert_eq!(measured.lanes[0].counts.completed(), 1, "{:?}", measured.lanes[0].counts);
+    let held = server.join().unwrap();
+    let end_of_head = held.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    assert!(held[end_of_head..].iter().all(|byte| *byte == b'x'), "nothing but the body follows the head");
+}

@@ -298,3 +298,21 @@ async fn nobody_at_a_unix_socket_is_refused() {
     let lane = measure(plan(100.0, 50), vec![lane]).await.lanes.remove(0);
     assert_eq!(super::failed(&lane), [(crate::model::sample::ErrorClass::Refused, 5)]);
 }
+
+/// However close requests are, answers are read: connections that wait to be read would be the client's own backlog,
+/// and look like the service's.
+#[tokio::test]
+async fn answers_are_read_at_any_rate() {
+    let server = Server::start(|_, _| Deed::Answer(OK));
+    let tuning = Tuning { precision: Precision::Exact, ..Tuning::default() };
+    let measured = measure(
+        Plan { tuning, keep_samples: false, timeout: Duration::from_secs(60), ..plan(200_000.0, 200) },
+        vec![lane(server.address, request("GET"))],
+    )
+    .await;
+    let lane = &measured.lanes[0];
+    assert_eq!((lane.counts.offered, lane.counts.succeeded), (40_000, 40_000));
+    // Were none read until the end, only the eight that have a connection would be answered in the first half.
+    let early = lane.lag.quantile(0.01).unwrap();
+    assert!(early < Duration::from_millis(100), "{early:?}");
+}
