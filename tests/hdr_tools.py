@@ -4,7 +4,7 @@
     tests/hdr_tools.py [--jar HdrHistogram.jar] [QBENCH]
 
 Runs a load against a server of its own on 127.0.0.1, with --hdr-log, --hgrm and --format json, and reads the files
-with the Python package `hdrhistogram`, which it installs into target/test-tools/hdr. With --jar, Java's
+with the Python package `hdrhistogram`, which `tests/run --install` puts into target/test-tools/hdr. With --jar, Java's
 HistogramLogProcessor has to print the same .hgrm from the log, to the letter. QBENCH is target/debug/qbench unless
 given. Exit code: 0 all agree, 1 something does not.
 """
@@ -40,18 +40,12 @@ def main(arguments):
 
 
 def use_own_packages():
-    """Makes a folder of packages once, and goes on inside it."""
-    python = TOOLS / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", TOOLS], check=True)
-    have = subprocess.run([python, "-c", "import hdrh.log"], stderr=subprocess.DEVNULL, check=False)
-    if have.returncode != 0:
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
-    found = subprocess.run(
-        [python, "-c", "import hdrh, os; print(os.path.dirname(os.path.dirname(hdrh.__file__)))"],
-        capture_output=True, text=True, check=True,
-    )
-    sys.path.insert(0, found.stdout.strip())
+    """Looks for the package where tests/run puts it, and then where Python does."""
+    sys.path.insert(0, str(TOOLS))
+    try:
+        import hdrh.log  # noqa: F401
+    except ImportError:
+        sys.exit(f"hdrhistogram is missing: python3 -m pip install --target {TOOLS} {PACKAGE}")
 
 
 class Answer(http.server.BaseHTTPRequestHandler):

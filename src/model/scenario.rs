@@ -83,6 +83,12 @@ pub enum Figure {
     MaxLatencySeconds,
     /// Answers over one second.
     OverOneSecond,
+    /// 99th percentile of the latencies of requests that were due before the action, seconds.
+    P99BeforeSeconds,
+    /// The same of those due while it went on, until all answer again.
+    P99DuringSeconds,
+    /// The same of those due after it.
+    P99AfterSeconds,
     /// Share of endpoints that serve the new release after the reload, 0 to 1.
     NewReleaseShare,
     /// Share of instances that are other processes than before, 0 to 1.
@@ -97,7 +103,7 @@ pub enum Figure {
 
 impl Figure {
     /// Every figure.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::OnlineShare,
         Self::ReadySeconds,
         Self::Requests,
@@ -107,6 +113,9 @@ impl Figure {
         Self::LongestGapSeconds,
         Self::MaxLatencySeconds,
         Self::OverOneSecond,
+        Self::P99BeforeSeconds,
+        Self::P99DuringSeconds,
+        Self::P99AfterSeconds,
         Self::NewReleaseShare,
         Self::ReplacedShare,
         Self::ReloadSeconds,
@@ -126,6 +135,9 @@ impl Figure {
             Self::LongestGapSeconds => "longest_gap_seconds",
             Self::MaxLatencySeconds => "max_latency_seconds",
             Self::OverOneSecond => "over_one_second",
+            Self::P99BeforeSeconds => "p99_before_seconds",
+            Self::P99DuringSeconds => "p99_during_seconds",
+            Self::P99AfterSeconds => "p99_after_seconds",
             Self::NewReleaseShare => "new_release_share",
             Self::ReplacedShare => "replaced_share",
             Self::ReloadSeconds => "reload_seconds",

@@ -48,13 +48,16 @@ impl fmt::Display for Outcome {
 }
 
 /// Worth reading next to what was expected.
-const KEY_FIGURES: [Figure; 9] = [
+const KEY_FIGURES: [Figure; 12] = [
     Figure::ReadySeconds,
     Figure::Requests,
     Figure::Errors,
     Figure::ErrorsAfterRetry,
     Figure::LongestGapSeconds,
     Figure::MaxLatencySeconds,
+    Figure::P99BeforeSeconds,
+    Figure::P99DuringSeconds,
+    Figure::P99AfterSeconds,
     Figure::ReloadSeconds,
     Figure::RespawnSeconds,
     Figure::ServeSeconds,

@@ -80,6 +80,9 @@ pub(super) fn figure(figure: Figure, value: f64) -> String {
         Figure::ReadySeconds
         | Figure::LongestGapSeconds
         | Figure::MaxLatencySeconds
+        | Figure::P99BeforeSeconds
+        | Figure::P99DuringSeconds
+        | Figure::P99AfterSeconds
         | Figure::ReloadSeconds
         | Figure::RespawnSeconds
         | Figure::ServeSeconds => seconds(value),

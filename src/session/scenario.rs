@@ -163,11 +163,13 @@ impl Run<'_> {
         if let Some(load) = &scenario.load {
             tokio::time::sleep(load.before).await;
         }
+        begin_phase(load.as_ref());
         let acted = match scenario.action {
             Action::Reload => self.reload(repetition).await,
             Action::KillInstance => self.kill().await,
             Action::StartAll => Ok(Figures::new()),
         };
+        begin_phase(load.as_ref());
         if let Some(load) = &scenario.load {
             tokio::time::sleep(load.after).await;
         }
@@ -325,6 +327,12 @@ struct Recovery {
     healthy: Instant,
 }
 
+fn begin_phase(load: Option<&RunningLoad>) {
+    if let Some(load) = load {
+        load.handle.begin_phase();
+    }
+}
+
 struct RunningLoad {
     handle: LoadHandle,
     stop: tokio::sync::watch::Sender<bool>,
@@ -355,6 +363,12 @@ fn load_figures(lane: &LaneMeasurement) -> Figures {
     }
     if let Some(max) = lane.latency.max() {
         figures.insert(Figure::MaxLatencySeconds, max.as_secs_f64());
+    }
+    let phases = [Figure::P99BeforeSeconds, Figure::P99DuringSeconds, Figure::P99AfterSeconds];
+    for (figure, phase) in phases.into_iter().zip(&lane.phases) {
+        if let Some(p99) = phase.latency.quantile(0.99) {
+            figures.insert(figure, p99.as_secs_f64());
+        }
     }
     figures
 }

@@ -203,10 +203,10 @@ impl From<Connection> for ConnectionUse {
 pub(super) enum PrecisionArg {
     /// Sleeps only; up to a millisecond late
     Eco,
-    /// Spins to the moment where that takes less than half of a core
+    /// Wakes early and spins to the moment; a whole core where requests are closer than a sleep ends late
     #[default]
     Balanced,
-    /// Spins as long as it takes, up to nine tenths of a core
+    /// Spins 200 µs and more: a whole core from 5,000 requests per second on
     Exact,
 }
 
