@@ -31,6 +31,9 @@ const KEPT_TO: &[(&str, &[&str])] = &[
     ("csv", &["config/variables.rs"]),
     ("regex", &["config/checks.rs", "load/check.rs"]),
     ("httparse", &["load/"]),
+    ("h2", &["load/streams/"]),
+    ("tokio_rustls", &["load/streams/"]),
+    ("rustls_native_certs", &["load/streams/"]),
     ("hdrhistogram", &["model/sample.rs", "model/hdr.rs"]),
 ];
 
