@@ -41,7 +41,9 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::Pass);
     }
     let path = store::path_of(&args.folders.baselines, &args.target, &context.workload.name, &plan.id);
-    let ended = session::run_epochs(&context, &plan, &mut |_, record| Ok(store::save(&path, record)?)).await;
+    let ended =
+        session::run_epochs(&context, &plan, &mut |_, record| Ok(store::save(&path, record)?), &mut |_| None)
+            .await;
     if path.exists() {
         tell(&format!("saved {}", path.display()));
     }
@@ -56,6 +58,6 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
             Format::Md => report::markdown::record(record, &mut stdout)?,
         }
     }
-    let complete = records.iter().all(|record| record.session.complete);
+    let complete = records.iter().all(|record| record.session.is_complete());
     Ok(if complete { ExitCode::Pass } else { ExitCode::Interrupted })
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{CliError, ExitCode, Folders, Format, measure, tell};
 use crate::{
-    config, judge,
+    judge::{self, Question},
     model::{record::Record, settings::Thresholds, verdict::Comparison},
     report,
     store::{self, StoreError},
@@ -32,18 +32,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
-    let config = match &args.config {
-        Some(path) => Some(config::load(path, &measure::own_executable()?)?),
-        None if Path::new("qbench.toml").exists() => {
-            Some(config::load(Path::new("qbench.toml"), &measure::own_executable()?)?)
-        }
-        None => None,
-    };
+    let config = measure::configuration(args.config.as_deref())?;
     let workload = config.as_ref().map(|config| config.workload.name.as_str());
     let baseline = find(&args.folders.baselines, &args.baseline, workload)?;
     let candidate = find(&args.folders.baselines, &args.candidate, workload)?;
-    let thresholds: Thresholds = config.as_ref().map_or(candidate.thresholds, |config| config.thresholds);
-    let comparison = judge::compare(&baseline, &candidate, &thresholds, args.across_hosts);
+    let thresholds: &Thresholds = config.as_ref().map_or(&candidate.thresholds, |config| &config.thresholds);
+    let question =
+        Question { across_hosts: args.across_hosts, ..Question::of(&baseline, &candidate, thresholds) };
+    let comparison = judge::compare(&question);
     print(&comparison, args.format)?;
     Ok(comparison.verdict.into())
 }
@@ -75,13 +71,8 @@ fn find(folder: &Path, name: &str, workload: Option<&str>) -> Result<Record, Cli
             found => found?,
         }
     };
-    if !record.session.complete {
-        tell(&format!(
-            "warning: {} was interrupted after {} of {} epochs",
-            path.display(),
-            record.epochs.len(),
-            record.session.planned_epochs
-        ));
+    if !record.session.is_complete() {
+        tell(&format!("warning: {} was interrupted after {} epochs", path.display(), record.epochs.len()));
     }
     Ok(record)
 }

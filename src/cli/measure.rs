@@ -28,16 +28,17 @@ pub(super) struct WorkloadArgs {
 /// How hard and how long; each stands over the configuration's own value.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct LoadArgs {
-    /// Restarted, interleaved rounds; an interval of 95% needs at least 6
+    /// Restarted, interleaved rounds: how many `collect` measures (10), and after how many `validate` gives up (40);
+    /// an interval of 95% needs at least 6
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=200))]
-    epochs: Option<u32>,
+    pub(super) epochs: Option<u32>,
     /// The measured window of an epoch, shared by its arms: 20s, 1m
     #[arg(long, value_name = "TIME", value_parser = duration)]
     window: Option<Duration>,
     /// Requests per second, open loop
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
-    /// Six epochs of six seconds: a first look in under two minutes
+    /// At most ten epochs of five seconds: a first look in two minutes
     #[arg(long)]
     quick: bool,
     /// The seed of the random orders
@@ -51,18 +52,18 @@ pub(super) struct LoadArgs {
 impl LoadArgs {
     /// The settings in force.
     fn over(&self, load: LoadSettings) -> Result<LoadSettings, CliError> {
-        let quick = self.quick.then_some((6, Duration::from_secs(6), Duration::from_secs(1)));
+        let quick = self.quick.then_some((10, Duration::from_secs(5), Duration::from_secs(1)));
         let settings = LoadSettings {
-            epochs: self.epochs.or(quick.map(|(epochs, _, _)| epochs)).unwrap_or(load.epochs),
+            epochs: self.epochs.or(quick.map(|(epochs, _, _)| epochs)).or(load.epochs),
             window: self.window.or(quick.map(|(_, window, _)| window)).unwrap_or(load.window),
             warmup: quick.map_or(load.warmup, |(_, _, warmup)| warmup),
             rate_per_second: self.rate.unwrap_or(load.rate_per_second),
             ..load
         };
-        if settings.window < settings.slot * 3 {
+        if settings.window < settings.slot * 4 {
             return Err(CliError::usage(
-                "the window has no room for a slot of each of three arms",
-                format!("make it at least {:?}, or the slot shorter in the configuration", settings.slot * 3),
+                "the window has no room for a slot of each of four arms",
+                format!("make it at least {:?}, or the slot shorter in the configuration", settings.slot * 4),
             ));
         }
         Ok(settings)
@@ -78,6 +79,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|duration| !duration.is_zero() && *duration <= longest)
         .ok_or_else(|| "not a time up to 1h with its unit, such as 500ms, 20s or 1m".to_owned())
+}
+
+/// As [`duration`], up to a day.
+pub(super) fn long_duration(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_secs(24 * 3600);
+    parse_duration(text)
+        .filter(|duration| !duration.is_zero() && *duration <= longest)
+        .ok_or_else(|| "not a time up to 24h with its unit, such as 90s, 10m or 1h".to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -112,12 +121,22 @@ pub(super) async fn prepare(workload: &WorkloadArgs, load: Option<&LoadArgs>) ->
         workload: Arc::new(config.workload.clone()),
         requests_digest: config.requests_digest.clone(),
         load: settings,
-        thresholds: config.thresholds,
+        thresholds: config.thresholds.clone(),
         own_executable,
         stop: interrupt::watch()?,
         events: progress::sink(std::io::stderr().is_terminal()),
     };
     Ok(Prepared { config, context })
+}
+
+/// The configuration named, or the one that lies here, or none.
+pub(super) fn configuration(path: Option<&Path>) -> Result<Option<Config>, CliError> {
+    const HERE: &str = "qbench.toml";
+    match path {
+        Some(path) => Ok(Some(config::load(path, &own_executable()?)?)),
+        None if Path::new(HERE).exists() => Ok(Some(config::load(Path::new(HERE), &own_executable()?)?)),
+        None => Ok(None),
+    }
 }
 
 /// The target of that name.

@@ -15,7 +15,9 @@ mod measure;
 mod parity;
 mod scenario;
 mod supervise;
+mod tally;
 mod validate;
+mod verdict;
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -47,6 +49,7 @@ enum Command {
     Collect(collect::Args),
     Compare(compare::Args),
     Validate(validate::Args),
+    Verdict(Box<verdict::Args>),
     Parity(parity::Args),
     Scenario(scenario::Args),
     Load(Box<load::LoadArgs>),
@@ -107,6 +110,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Collect(args) => collect::run(&args).await,
         Command::Compare(args) => compare::run(&args),
         Command::Validate(args) => validate::run(&args).await,
+        Command::Verdict(args) => verdict::run(&args),
         Command::Parity(args) => parity::run(&args).await,
         Command::Scenario(args) => scenario::run(&args),
         Command::Load(args) => {

@@ -1,11 +1,15 @@
 //! `qbench validate`: the main job.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use super::{CliError, ExitCode, Folders, Format, compare, measure, tell};
 use crate::{
-    judge,
-    model::{record::Record, verdict::Comparison},
+    judge::{self, Question, Steering},
+    model::{
+        record::{Design, Record},
+        settings::{LoadSettings, MOST_EPOCHS},
+        verdict::Comparison,
+    },
     report,
     session::{self, Plan, SessionError},
     store,
@@ -13,8 +17,9 @@ use crate::{
 
 /// Run baseline and candidate in one interleaved session, compare them, and give a verdict as exit code
 ///
-/// The baseline runs twice in every epoch, so that the noise of the machine is seen. Where PM2 is not installed, the
-/// built-in supervisor stands in, and every output says so.
+/// Both run twice in every epoch, so that the noise of the machine is seen. The session ends as soon as
+/// the data decide, and after 40 epochs at the latest. Where PM2 is not installed, the built-in supervisor stands
+/// in, and every output says so.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// docker, pm2, builtin, bare, or a target of the configuration
@@ -27,6 +32,9 @@ pub(super) struct Args {
     workload: measure::WorkloadArgs,
     #[command(flatten)]
     load: measure::LoadArgs,
+    /// End within this time, decided or not, instead of after a number of epochs: 10m, 1h
+    #[arg(long, value_name = "TIME", value_parser = measure::long_duration, conflicts_with = "epochs")]
+    budget: Option<Duration>,
     #[command(flatten)]
     folders: Folders,
     /// How the comparison is printed
@@ -40,19 +48,32 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     let baseline = measure::target(&prepared.config, &args.baseline)?;
     let candidate = measure::target(&prepared.config, &args.candidate)?;
     let (id, started_at) = measure::new_session();
-    let plan = Plan::validate(id, started_at, args.load.seed(), &baseline, &candidate, &context.load);
+    let design = design(&context.load, args.budget)?;
+    let arms = (&baseline, &candidate);
+    let plan = Plan::validate(id, started_at, args.load.seed(), arms, &context.load, design);
     if args.load.dry_run {
         std::io::Write::write_all(&mut std::io::stdout().lock(), plan.describe(&context.load).as_bytes())?;
         return Ok(ExitCode::Pass);
     }
     let folder = args.folders.reports.join(&plan.id);
     let mut latest: [Option<Record>; 2] = [None, None];
-    let ended = session::run_epochs(&context, &plan, &mut |side, record| {
-        let name = format!("{}-{}.json", ["baseline", "candidate"][side], record.target.target);
-        store::save(&folder.join(name), record)?;
-        latest[side] = Some(record.clone());
-        Ok(())
-    })
+    let ended = session::run_epochs(
+        &context,
+        &plan,
+        &mut |side, record| {
+            let name = format!("{}-{}.json", ["baseline", "candidate"][side], record.target.target);
+            store::save(&folder.join(name), record)?;
+            latest[side] = Some(record.clone());
+            Ok(())
+        },
+        &mut |records| match records {
+            [baseline, candidate] => match judge::steer(baseline, candidate, &context.thresholds) {
+                Steering::GoOn => None,
+                Steering::Stop(ended) => Some(ended),
+            },
+            _ => None,
+        },
+    )
     .await;
     let interrupted = matches!(ended, Err(SessionError::Interrupted));
     if let Err(error) = ended
@@ -63,11 +84,35 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     let [Some(baseline), Some(candidate)] = latest else {
         return Err(SessionError::Interrupted.into());
     };
-    let comparison = judge::compare(&baseline, &candidate, &context.thresholds, false);
+    let comparison = judge::compare(&Question::of(&baseline, &candidate, &context.thresholds));
     compare::print(&comparison, args.format)?;
     write_reports(&folder, &comparison)?;
     tell(&format!("records and report: {}", folder.display()));
     Ok(if interrupted { ExitCode::Interrupted } else { comparison.verdict.into() })
+}
+
+/// Both sides twice.
+const ARMS: usize = 4;
+
+/// The cap is fixed before the session begins: what each look may spend follows from it. A budget is turned into
+/// the epochs that it has room for by the plan's own estimate.
+fn design(load: &LoadSettings, budget: Option<Duration>) -> Result<Design, CliError> {
+    const MOST: u32 = 200;
+    let Some(budget) = budget else {
+        return Ok(Design::Sequential { cap: load.epochs.unwrap_or(MOST_EPOCHS), budget_s: None });
+    };
+    let epoch = session::estimate_epoch(load, ARMS);
+    let room = (budget.as_secs_f64() / epoch.as_secs_f64()).floor() as u32;
+    if (room as usize) < judge::LEAST_EPOCHS {
+        return Err(CliError::usage(
+            format!(
+                "a budget of {budget:?} has room for {room} epochs of about {epoch:?}; {} are needed",
+                judge::LEAST_EPOCHS
+            ),
+            format!("give at least {:?}, or a shorter --window", epoch * judge::LEAST_EPOCHS as u32),
+        ));
+    }
+    Ok(Design::Sequential { cap: room.min(MOST), budget_s: Some(budget.as_secs_f64()) })
 }
 
 fn write_reports(folder: &Path, comparison: &Comparison) -> Result<(), CliError> {

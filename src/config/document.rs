@@ -291,6 +291,11 @@ impl<'d, 'i> Field<'d, 'i> {
         }
     }
 
+    /// True or false.
+    pub(super) fn boolean(&self) -> Result<bool, ConfigError> {
+        self.value.get_ref().as_bool().ok_or_else(|| self.wrong_type("true or false"))
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&'static str, T)]) -> Result<T, ConfigError> {
         let written = self.text()?;

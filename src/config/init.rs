@@ -287,7 +287,7 @@ fn one_line(text: &str) -> String {
 const SETTINGS: &str = r#"[load]
 rate = 200                         # requests per second, sent on schedule whatever the answers
 window = "20s"                     # measured in each epoch
-epochs = 10                        # restarts of everything; more of them, narrower intervals
+# epochs = 40                       # restarts of everything after which `validate` gives up; `collect` takes 10
 # warmup = "2s"
 # slot = "250ms"
 # connections = 32
@@ -301,9 +301,9 @@ memory = "10%"
 errors = 0
 max_latency = "5s"
 # response_time_slack = "0us"        # differences below this never fail
-# p95 = "25%"
-# p99 = "50%"
 # cpu = "10%"
+# p95 = { limit = "25%", slack = "1ms", critical = false }
+# p99 = { limit = "50%", slack = "1ms", critical = false }
 
 # bare, builtin, pm2 and docker are targets without being declared; declare one to set its options.
 # [target.docker]

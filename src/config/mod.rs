@@ -26,6 +26,7 @@ mod requests;
 mod settings;
 mod source;
 mod spelling;
+mod thresholds;
 mod variables;
 mod workload;
 
@@ -86,8 +87,9 @@ pub fn load(path: &Path, own_executable: &Path) -> Result<Config, ConfigError> {
     let root = document.root(&ROOT_KEYS)?;
     let load_section = root.optional("load", |field| field.section(&settings::LOAD_KEYS))?;
     let load = settings::load(load_section.as_ref())?;
-    let thresholds_section = root.optional("thresholds", |field| field.section(&settings::THRESHOLD_KEYS))?;
-    let thresholds = settings::thresholds(thresholds_section.as_ref())?;
+    let thresholds_section =
+        root.optional("thresholds", |field| field.section(&thresholds::THRESHOLD_KEYS))?;
+    let thresholds = thresholds::thresholds(thresholds_section.as_ref())?;
     let targets = settings::targets(root.field("target").as_ref())?;
     let mut notes = Vec::new();
     let workload = workload::read(&root, own_executable, &mut notes)?;
@@ -128,7 +130,8 @@ fn known_words() -> Vec<&'static str> {
         .chain(checks::EXPECT_KEYS)
         .chain(variables::VARIABLE_KEYS)
         .chain(settings::LOAD_KEYS)
-        .chain(settings::THRESHOLD_KEYS)
+        .chain(thresholds::THRESHOLD_KEYS)
+        .chain(thresholds::ALLOWANCE_KEYS)
         .chain(settings::TARGET_KEYS)
         .filter(|key| !matches!(*key, "env" | "headers" | "body" | "json" | "matches"))
         .collect()

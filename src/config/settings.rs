@@ -1,4 +1,4 @@
-//! `[load]`, `[thresholds]` and `[target.NAME]`.
+//! `[load]` and `[target.NAME]`.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::model::{
     load::Precision,
-    settings::{ConnectionUse, LoadSettings, Thresholds},
+    settings::{ConnectionUse, LoadSettings},
     target::{DockerOptions, NetworkPath, ReloadStrategy, RuntimeKind, Target},
 };
 
@@ -26,9 +26,6 @@ pub(super) const LOAD_KEYS: [&str; 10] = [
     "ready_timeout",
     "precision",
 ];
-/// Keys of `[thresholds]`.
-pub(super) const THRESHOLD_KEYS: [&str; 8] =
-    ["response_time", "response_time_slack", "p95", "p99", "memory", "cpu", "errors", "max_latency"];
 /// Keys of `[target.NAME]`.
 pub(super) const TARGET_KEYS: [&str; 5] = ["runtime", "reload", "network", "before_build", "program"];
 
@@ -55,7 +52,7 @@ pub(super) fn load(section: Option<&Section<'_, '_>>) -> Result<LoadSettings, Co
         load.slot = slot;
     }
     if let Some(epochs) = section.optional("epochs", |field| field.integer(1, 200))? {
-        load.epochs = epochs as u32;
+        load.epochs = Some(epochs as u32);
     }
     if let Some(connections) = section.optional("connections", |field| field.integer(1, 10_000))? {
         load.connections = connections as u32;
@@ -101,33 +98,6 @@ pub(super) fn connection_use(field: &Field<'_, '_>) -> Result<ConnectionUse, Con
 
 fn precision(field: &Field<'_, '_>) -> Result<Precision, ConfigError> {
     field.choice(&[("eco", Precision::Eco), ("balanced", Precision::Balanced), ("exact", Precision::Exact)])
-}
-
-/// Reads `[thresholds]` over the defaults.
-pub(super) fn thresholds(section: Option<&Section<'_, '_>>) -> Result<Thresholds, ConfigError> {
-    let mut thresholds = Thresholds::default();
-    let Some(section) = section else { return Ok(thresholds) };
-    for (key, share) in [
-        ("response_time", &mut thresholds.response_time_share),
-        ("p95", &mut thresholds.p95_share),
-        ("p99", &mut thresholds.p99_share),
-        ("memory", &mut thresholds.memory_share),
-        ("cpu", &mut thresholds.cpu_share),
-    ] {
-        if let Some(declared) = section.optional(key, Field::share)? {
-            *share = declared;
-        }
-    }
-    if let Some(slack) = section.optional("response_time_slack", |field| field.duration(Duration::ZERO))? {
-        thresholds.response_time_slack_s = slack.as_secs_f64();
-    }
-    if let Some(errors) = section.optional("errors", |field| field.integer(0, 1_000_000_000))? {
-        thresholds.errors = errors;
-    }
-    if let Some(latency) = section.optional("max_latency", |field| field.duration(ABOVE_ZERO))? {
-        thresholds.max_latency_s = latency.as_secs_f64();
-    }
-    Ok(thresholds)
 }
 
 /// Reads every `[target.NAME]`, in the order of the file.

@@ -107,10 +107,10 @@ fn a_good_file_is_resolved_whole() {
     assert_eq!((worker.http.as_ref(), worker.compose.as_ref().unwrap().name.as_str()), (None, "jobs"));
     assert_eq!(config.load.rate_per_second.total_cmp(&50.0), std::cmp::Ordering::Equal);
     assert_eq!(config.load.window, Duration::from_secs(2));
-    assert_eq!(config.load.epochs, 10);
+    assert_eq!(config.load.epochs, Some(10));
     assert_eq!(config.load.connection_use, ConnectionUse::PerRequest);
     assert_eq!(config.load.precision, Precision::Exact);
-    assert!((config.thresholds.response_time_share - 0.05).abs() < 1e-12);
+    assert!((config.thresholds.of(crate::model::verdict::Metric::P50).unwrap().limit - 0.05).abs() < 1e-12);
     let names: Vec<_> = workload.digests.keys().map(String::as_str).collect();
     assert_eq!(names, ["Dockerfile", "compose.yaml", "ecosystem.json", "order.json", "qbench.toml#workload"]);
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Display};
 
+use super::Question;
 use crate::model::{
     record::{ArmRole, Fingerprint, LoadIdentity, Record, WorkloadIdentity},
     settings::ConnectionUse,
@@ -15,23 +16,29 @@ pub(super) struct Admission {
     pub(super) reasons: Vec<String>,
 }
 
-pub(super) fn admit(baseline: &Record, candidate: &Record, across_hosts: bool) -> Admission {
+/// Asks whether the two sides may be set against each other.
+pub(super) fn admit(question: &Question) -> Admission {
+    let (baseline, candidate) = (&question.baseline[0], &question.candidate[0]);
     let mut obstacles = Vec::new();
-    if baseline.format.name != candidate.format.name || baseline.format.major != candidate.format.major {
-        let describe = |record: &Record| format!("{} {}.x", record.format.name, record.format.major);
-        obstacles.push(differs("the record format", describe(baseline), describe(candidate)));
+    let paired = question.baseline.len() == 1
+        && question.candidate.len() == 1
+        && baseline.session.id == candidate.session.id;
+    // Every session of either side must be of the same kind as the first of the baseline.
+    let others = question.baseline[1..].iter().chain(question.candidate);
+    for other in others {
+        for obstacle in between(baseline, other, paired) {
+            if !obstacles.contains(&obstacle) {
+                obstacles.push(obstacle);
+            }
+        }
     }
-    if std::ptr::eq(baseline, candidate) || baseline == candidate {
-        obstacles.push("the baseline and the candidate are one and the same record".to_owned());
+    obstacles.extend(repeated(question));
+    let mut hosts: Vec<String> = Vec::new();
+    for other in question.baseline[1..].iter().chain(question.candidate) {
+        let found = host(&baseline.host, &other.host);
+        hosts.extend(found.into_iter().filter(|difference| !hosts.contains(difference)).collect::<Vec<_>>());
     }
-    obstacles.extend(workload(&baseline.workload, &candidate.workload));
-    obstacles.extend(load(&baseline.load, &candidate.load));
-    let paired = baseline.session.id == candidate.session.id;
-    if !paired {
-        obstacles.extend(control(baseline, candidate));
-    }
-    let hosts = host(&baseline.host, &candidate.host);
-    if !across_hosts && !hosts.is_empty() {
+    if !question.across_hosts && !hosts.is_empty() {
         obstacles.extend(hosts.iter().cloned());
         obstacles
             .push("another machine: collect again here, or ask for an advisory answer across hosts".into());
@@ -39,7 +46,7 @@ pub(super) fn admit(baseline: &Record, candidate: &Record, across_hosts: bool) -
     if !obstacles.is_empty() {
         return Admission { grade: None, reasons: obstacles };
     }
-    let mut reasons = remarks(baseline, candidate, paired);
+    let mut reasons = remarks(question, paired);
     let grade = if !hosts.is_empty() {
         reasons.extend(hosts);
         reasons.push("the machines differ: this answer is advisory".to_owned());
@@ -52,22 +59,64 @@ pub(super) fn admit(baseline: &Record, candidate: &Record, across_hosts: bool) -
     Admission { grade: Some(grade), reasons }
 }
 
+fn between(baseline: &Record, other: &Record, paired: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if baseline.format.name != other.format.name || baseline.format.major != other.format.major {
+        let describe = |record: &Record| format!("{} {}.x", record.format.name, record.format.major);
+        found.push(differs("the record format", describe(baseline), describe(other)));
+    }
+    found.extend(workload(&baseline.workload, &other.workload));
+    found.extend(load(&baseline.load, &other.load));
+    if !paired {
+        found.extend(control(baseline, other));
+    }
+    found
+}
+
+/// A session that is there twice would count twice.
+fn repeated(question: &Question) -> Option<String> {
+    let records = || question.baseline.iter().chain(question.candidate);
+    let same = |a: &Record, b: &Record| a == b || (a.session.id == b.session.id && a.target == b.target);
+    let twice =
+        records().enumerate().any(|(at, record)| records().skip(at + 1).any(|other| same(record, other)));
+    // Baseline and candidate of one session may be the same target, measured by different arms.
+    let only_pair = question.baseline.len() == 1 && question.candidate.len() == 1;
+    let is_one_record = question.baseline[0] == question.candidate[0];
+    match (twice, only_pair) {
+        (true, true) if is_one_record => {
+            Some("the baseline and the candidate are one and the same record".to_owned())
+        }
+        (true, false) => Some("a session is there more than once".to_owned()),
+        _ => None,
+    }
+}
+
 /// What does not stand in the way and should be known all the same.
-fn remarks(baseline: &Record, candidate: &Record, paired: bool) -> Vec<String> {
+fn remarks(question: &Question, paired: bool) -> Vec<String> {
     let mut remarks = Vec::new();
-    for (side, record) in [("baseline", baseline), ("candidate", candidate)] {
-        if !record.session.complete {
-            let (done, planned) = (record.epochs.len(), record.session.planned_epochs);
-            remarks.push(format!("the {side}'s session was cut short: {done} of {planned} epochs"));
+    for (side, records) in [("baseline", question.baseline), ("candidate", question.candidate)] {
+        for record in records.iter().filter(|record| !record.session.is_complete()) {
+            let done = record.epochs.len();
+            remarks.push(format!("the {side}'s session was cut short after {done} epochs"));
         }
     }
+    let (baseline, candidate) = (&question.baseline[0], &question.candidate[0]);
     if !paired {
         let (from, to) = (baseline.load.warmup_s, candidate.load.warmup_s);
         if from.total_cmp(&to).is_ne() {
             remarks.push(differs("the warm-up (seconds)", from, to));
         }
-        remarks
-            .push("one session of each: what varies from session to session is not in the intervals".into());
+    }
+    for (side, records) in [("baseline", question.baseline), ("candidate", question.candidate)] {
+        let runs = |record: &Record| format!("{} {}", record.target.runtime, record.target.version);
+        let changed = records.iter().find(|record| runs(record) != runs(&records[0]));
+        if let Some(other) = changed {
+            remarks.push(format!(
+                "the {side}'s sessions ran on different versions: {} and {}",
+                runs(&records[0]),
+                runs(other)
+            ));
+        }
     }
     remarks
 }
@@ -122,10 +171,7 @@ fn load(baseline: &LoadIdentity, candidate: &LoadIdentity) -> Vec<String> {
         found.push(differs("the use of connections", name(baseline), name(candidate)));
     }
     if baseline.precision != candidate.precision {
-        let name = |load: &LoadIdentity| {
-            load.precision.map_or_else(|| "that of an earlier engine".to_owned(), |own| own.to_string())
-        };
-        found.push(differs("the precision of the load", name(baseline), name(candidate)));
+        found.push(differs("the precision of the load", baseline.precision, candidate.precision));
     }
     if baseline.requests_digest != candidate.requests_digest {
         found.push("the requests of the load changed between the records".to_owned());

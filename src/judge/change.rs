@@ -1,117 +1,108 @@
-//! Metrics that are judged by their relative change.
+//! What all metrics judged by their relative change have in common.
 
 use super::{
-    CONFIDENCE, LEAST_EPOCHS, Sides,
-    series::{Extracted, Series, extract, values},
+    LEAST_EPOCHS, Sides,
+    epochs::Kept,
+    reading::{as_share, quantity},
 };
 use crate::{
     model::{
         record::ArmRole,
-        settings::Thresholds,
-        verdict::{Evidence, Metric, MetricVerdict, Quantity, Verdict},
+        settings::Allowance,
+        verdict::{Basis, Evidence, Metric, MetricVerdict, Verdict},
     },
-    stats::{NoInterval, quantile::median, rank_sum, signed_rank},
+    stats::{Interval, quantile::median},
 };
 
 /// More epochs than this is not advice anyone can follow.
 const MOST_EPOCHS_ADVISED: f64 = 1000.0;
 
-pub(super) fn judge(sides: &Sides, metric: Metric, critical: bool) -> MetricVerdict {
-    let baseline = median(&values(sides.baseline, metric, ArmRole::Target));
-    let candidate = median(&values(sides.candidate, metric, ArmRole::Target));
-    let limit = limit(metric, sides.thresholds, baseline);
-    let Extracted { series, unusable } = extract(sides, metric);
-    let evidence = evidence(&series, limit);
-    let mut verdict = verdict(&evidence);
+/// The largest relative change allowed: a small baseline may always change by the absolute slack.
+pub(super) fn limit(allowance: &Allowance, baseline: Option<f64>) -> f64 {
+    let slack = baseline.map_or(0.0, |baseline| allowance.slack / baseline);
+    if slack > allowance.limit { slack } else { allowance.limit }
+}
+
+/// The target's median over all epochs of all sessions of a side.
+pub(super) fn typical(side: &[Kept], metric: Metric) -> Option<f64> {
+    let values: Vec<f64> = side.iter().flat_map(|kept| kept.values(metric, ArmRole::Target)).collect();
+    median(&values)
+}
+
+/// What was found out about a metric.
+pub(super) struct Finding {
+    pub(super) evidence: Evidence,
+    pub(super) verdict: Verdict,
+    /// Epochs in which an arm left no usable value.
+    pub(super) unusable: usize,
+}
+
+pub(super) fn metric_verdict(sides: &Sides, metric: Metric, finding: Finding) -> MetricVerdict {
+    let Finding { evidence, mut verdict, unusable } = finding;
     let mut note = None;
     if unusable > 0 && verdict == Verdict::Pass {
         // An arm that left no value may have been at its worst then; a PASS would be the survivors' own.
         verdict = Verdict::Inconclusive;
-        note = Some(format!("{unusable} epochs gave no usable value, so this cannot pass"));
-    } else if unusable > 0 {
-        note = Some(format!("{unusable} epochs gave no usable value"));
     }
+    if unusable > 0 {
+        let cannot = if verdict == Verdict::Fail { "" } else { ", so this cannot pass" };
+        note = Some(format!("{unusable} epochs gave no usable value{cannot}"));
+    }
+    let value = |side| typical(side, metric).and_then(|value| quantity(metric, value));
     MetricVerdict {
         metric,
-        critical,
-        baseline: baseline.and_then(|value| quantity(metric, value)),
-        candidate: candidate.and_then(|value| quantity(metric, value)),
+        critical: sides.thresholds.of(metric).is_some_and(|allowance| allowance.critical),
+        baseline: value(&sides.baseline),
+        candidate: value(&sides.candidate),
         evidence,
         verdict,
         note,
     }
 }
 
-/// The largest relative change allowed. Response times may always change by the absolute slack.
-pub(super) fn limit(metric: Metric, thresholds: &Thresholds, baseline: Option<f64>) -> f64 {
-    match metric {
-        Metric::P95 => thresholds.p95_share,
-        Metric::P99 => thresholds.p99_share,
-        Metric::Memory => thresholds.memory_share,
-        Metric::CpuPerRequest => thresholds.cpu_share,
-        Metric::P50 | Metric::Mean | Metric::MaxLatency | Metric::Errors => {
-            let slack = baseline.map_or(0.0, |baseline| thresholds.response_time_slack_s / baseline);
-            if slack > thresholds.response_time_share { slack } else { thresholds.response_time_share }
-        }
-    }
+/// How an interval was come by, for [`evidence`].
+pub(super) struct Design {
+    pub(super) n: (usize, usize),
+    pub(super) limit: f64,
+    pub(super) confidence: f64,
+    /// The smallest change that was shown not to be reached.
+    pub(super) certified: Option<f64>,
+    pub(super) basis: Basis,
 }
 
-fn evidence(series: &Series, limit: f64) -> Evidence {
-    let (n, interval) = match series {
-        Series::Paired(changes) => {
-            ((changes.len(), changes.len()), signed_rank::interval(changes, CONFIDENCE))
-        }
-        Series::Separate { baseline, candidate } => {
-            ((baseline.len(), candidate.len()), rank_sum::shift(baseline, candidate, CONFIDENCE))
-        }
-    };
-    let fewest = n.0.min(n.1);
-    if fewest < LEAST_EPOCHS || matches!(interval, Err(NoInterval::TooFew { .. })) {
-        let reason = format!("{fewest} usable epochs, {LEAST_EPOCHS} are needed");
-        return Evidence::Missing { reason };
+/// An interval of logarithms as evidence; missing where there is none.
+pub(super) fn evidence(metric: Metric, interval: Result<Interval, String>, design: Design) -> Evidence {
+    let fewest = design.n.0.min(design.n.1);
+    if fewest < LEAST_EPOCHS {
+        return Evidence::Missing { reason: format!("{fewest} usable epochs, {LEAST_EPOCHS} are needed") };
     }
     match interval {
-        Ok(interval) => Evidence::Change {
-            estimate: interval.estimate.exp_m1(),
-            low: interval.low.exp_m1(),
-            high: interval.high.exp_m1(),
-            confidence: interval.confidence,
-            n: (n.0 as u32, n.1 as u32),
-            limit,
-        },
-        Err(refusal) => Evidence::Missing { reason: refusal.to_string() },
-    }
-}
-
-/// PASS and FAIL are shown; everything else, a limit that is no number included, is undecided.
-fn verdict(evidence: &Evidence) -> Verdict {
-    match evidence {
-        Evidence::Change { high, limit, .. } if high < limit => Verdict::Pass,
-        Evidence::Change { low, limit, .. } if low > limit => Verdict::Fail,
-        _ => Verdict::Inconclusive,
-    }
-}
-
-fn quantity(metric: Metric, value: f64) -> Option<Quantity> {
-    Some(match metric {
-        Metric::P50 | Metric::Mean | Metric::P95 | Metric::P99 | Metric::MaxLatency => {
-            Quantity::Seconds(value)
+        Ok(interval) => {
+            let share = |log| as_share(log, metric);
+            let (estimate, low, high) = (share(interval.estimate), share(interval.low), share(interval.high));
+            Evidence::Change {
+                estimate,
+                low,
+                high,
+                confidence: design.confidence,
+                n: (design.n.0 as u32, design.n.1 as u32),
+                limit: design.limit,
+                certified: design.certified.map(share).filter(|bound| bound.is_finite()),
+                epochs_needed: epochs_needed(fewest, estimate, low, high, design.limit),
+                basis: design.basis,
+            }
         }
-        Metric::Memory => Quantity::Bytes(value),
-        Metric::CpuPerRequest => Quantity::CpuMs(value),
-        Metric::Errors => return None,
-    })
+        Err(reason) => Evidence::Missing { reason },
+    }
 }
 
 /// About how many epochs would move the interval off the limit: its width shrinks with their square root.
-pub(super) fn epochs_needed(evidence: &Evidence) -> Option<u32> {
-    let Evidence::Change { estimate, low, high, n, limit, .. } = evidence else { return None };
+fn epochs_needed(now: usize, estimate: f64, low: f64, high: f64, limit: f64) -> Option<u32> {
     let (distance, reach) = if estimate < limit {
         (limit - estimate, high - estimate)
     } else {
         (estimate - limit, estimate - low)
     };
-    let now = f64::from(n.0.min(n.1));
-    let needed = (now * (reach / distance).powi(2)).ceil();
-    (needed > now && needed <= MOST_EPOCHS_ADVISED).then_some(needed as u32)
+    let needed = (now as f64 * (reach / distance).powi(2)).ceil();
+    (needed > now as f64 && needed <= MOST_EPOCHS_ADVISED).then_some(needed as u32)
 }

@@ -1,9 +1,8 @@
 //! Metrics that are judged by the candidate alone: failed requests and the slowest answer.
 
-use super::{CONFIDENCE, Sides, series};
+use super::{CONFIDENCE, Sides, epochs::Kept};
 use crate::{
     model::{
-        record::Record,
         sample::{ErrorClass, RequestCounts},
         verdict::{Evidence, Metric, MetricVerdict, Quantity, Verdict},
     },
@@ -11,10 +10,11 @@ use crate::{
 };
 
 /// The slowest answer of any epoch. Requests that timed out are in it, with the time they were given.
-pub(super) fn max_latency(sides: &Sides) -> MetricVerdict {
-    let limit_s = sides.thresholds.max_latency_s;
-    let (baseline, _) = largest(sides.baseline);
-    let (candidate, unusable) = largest(sides.candidate);
+pub(super) fn max_latency(sides: &Sides) -> Option<MetricVerdict> {
+    let allowance = sides.thresholds.of(Metric::MaxLatency)?;
+    let limit_s = allowance.limit;
+    let (baseline, _) = largest(&sides.baseline);
+    let (candidate, unusable) = largest(&sides.candidate);
     let evidence = match candidate {
         Some((value_s, n)) => Evidence::Largest { value_s, n, limit_s },
         None => Evidence::Missing { reason: "no epoch has a slowest answer".to_owned() },
@@ -22,33 +22,33 @@ pub(super) fn max_latency(sides: &Sides) -> MetricVerdict {
     let verdict = match candidate {
         Some((value_s, _)) if value_s > limit_s => Verdict::Fail,
         // A request cut off by a time-out below the limit might have taken any time.
-        Some(_) if cut_off(sides.candidate) && sides.candidate.load.timeout_s < limit_s => {
-            Verdict::Inconclusive
-        }
+        Some(_) if cut_off(&sides.candidate, limit_s) => Verdict::Inconclusive,
         Some((value_s, n)) if value_s <= limit_s && n > 0 && unusable == 0 => Verdict::Pass,
         _ => Verdict::Inconclusive,
     };
-    MetricVerdict {
+    Some(MetricVerdict {
         metric: Metric::MaxLatency,
-        critical: true,
+        critical: allowance.critical,
         baseline: baseline.map(|(value_s, _)| Quantity::Seconds(value_s)),
         candidate: candidate.map(|(value_s, _)| Quantity::Seconds(value_s)),
         evidence,
         verdict,
         note: (unusable > 0 && candidate.is_some())
             .then(|| format!("{unusable} epochs gave no usable value, so this cannot pass")),
-    }
+    })
 }
 
-fn cut_off(record: &Record) -> bool {
-    let (total, _) = requests(record);
-    [ErrorClass::Timeout, ErrorClass::ConnectTimeout].iter().any(|class| total.failed.contains_key(class))
+fn cut_off(side: &[Kept], limit_s: f64) -> bool {
+    let (total, _) = requests(side);
+    let timed_out = [ErrorClass::Timeout, ErrorClass::ConnectTimeout];
+    let shorter = side.iter().any(|kept| kept.record.load.timeout_s < limit_s);
+    shorter && timed_out.iter().any(|class| total.failed.contains_key(class))
 }
 
 /// The largest maximum with the number of answers it was found among, and the epochs without a usable one.
-fn largest(record: &Record) -> (Option<(f64, u64)>, usize) {
+fn largest(side: &[Kept]) -> (Option<(f64, u64)>, usize) {
     let (mut found, mut unusable) = (None, 0);
-    for arm in series::target_arms(record) {
+    for arm in side.iter().flat_map(Kept::all_target_arms) {
         let usable = arm.and_then(|arm| {
             let max_s = arm.latency.max_s.filter(|max_s| max_s.is_finite() && *max_s > 0.0)?;
             Some((max_s, arm.latency.count))
@@ -65,11 +65,12 @@ fn largest(record: &Record) -> (Option<(f64, u64)>, usize) {
 }
 
 /// Requests that failed at the first try, raw.
-pub(super) fn errors(sides: &Sides) -> MetricVerdict {
-    let (baseline, _) = requests(sides.baseline);
-    let (candidate, unusable) = requests(sides.candidate);
+pub(super) fn errors(sides: &Sides) -> Option<MetricVerdict> {
+    let allowance = sides.thresholds.of(Metric::Errors)?;
+    let (baseline, _) = requests(&sides.baseline);
+    let (candidate, unusable) = requests(&sides.candidate);
     let (events, trials) = (candidate.failures(), candidate.completed());
-    let limit = sides.thresholds.errors;
+    let limit = allowance.limit as u64;
     let unresolved = candidate.unanswered();
     let evidence = match upper_bound(events, trials, CONFIDENCE) {
         Some(upper_bound) => Evidence::Rate { events, trials, upper_bound, confidence: CONFIDENCE, limit },
@@ -82,15 +83,15 @@ pub(super) fn errors(sides: &Sides) -> MetricVerdict {
     };
     let total =
         |counts: &RequestCounts| (counts.completed() > 0).then(|| Quantity::Count(counts.failures() as f64));
-    MetricVerdict {
+    Some(MetricVerdict {
         metric: Metric::Errors,
-        critical: true,
+        critical: allowance.critical,
         baseline: total(&baseline),
         candidate: total(&candidate),
         evidence,
         verdict,
         note: note(&baseline, &candidate, unusable, unresolved),
-    }
+    })
 }
 
 fn note(
@@ -124,9 +125,9 @@ fn note(
 }
 
 /// The target's requests of all epochs together, and the epochs in which none has an outcome.
-fn requests(record: &Record) -> (RequestCounts, usize) {
+fn requests(side: &[Kept]) -> (RequestCounts, usize) {
     let (mut total, mut unusable) = (RequestCounts::default(), 0);
-    for arm in series::target_arms(record) {
+    for arm in side.iter().flat_map(Kept::all_target_arms) {
         match arm {
             Some(arm) if arm.requests.completed() > 0 => total.merge(&arm.requests),
             _ => unusable += 1,

@@ -1,135 +1,224 @@
-//! Two records in, one comparison out.
+//! Records in, one comparison out.
 //!
-//! [`compare`] first asks whether the two may be set against each other at all, then takes each metric's changes
-//! epoch by epoch, and answers per metric and overall. What is missing never passes: an epoch without a usable
-//! value can contribute to a FAIL, but not to a PASS.
+//! [`compare`] first asks whether the two sides may be set against each other at all, then takes each metric's
+//! changes epoch by epoch, and answers per metric and overall. Two records of one session are judged as the
+//! group-sequential test they were measured for ([`steer`] is the same test, asked while the session runs); stored
+//! records are judged through the control of each session, with what varies from session to session in the interval.
+//!
+//! The promise, per critical metric: a candidate that is exactly at its limit passes at most once in forty times
+//! ([`ALPHA_PASS`]), and one that is exactly at its limit fails at most once in a hundred ([`ALPHA_FAIL`], shared
+//! among the critical metrics by Holm's rule). What is missing never passes.
 //!
 //! Deliberately absent: files, clocks, and any margin that grows with the noise. Formatting is `report`'s, except
 //! for the sentences that say why.
 
 mod admission;
+pub mod calibrate;
 mod change;
 mod count;
+mod decision;
+mod epochs;
 #[cfg(test)]
 mod fixture;
+mod growth;
+mod guards;
+mod levels;
 mod noise;
-mod series;
+mod paired;
+mod reading;
+pub mod rehearsal;
+mod steering;
+mod stored;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+pub use levels::looks;
+pub use steering::{Steering, steer};
 
 use crate::model::{
+    calibration::Calibration,
     record::Record,
     settings::Thresholds,
     target::RuntimeKind,
-    verdict::{Comparison, Evidence, Grade, Metric, MetricVerdict, Verdict},
+    verdict::{Comparison, EpochCount, Evidence, Grade, Metric, MetricVerdict, Verdict},
 };
 
-/// The confidence of every interval and bound.
-pub const CONFIDENCE: f64 = 0.95;
+/// The largest probability of a PASS for a metric that is exactly at its limit.
+pub const ALPHA_PASS: f64 = 0.025;
+/// The largest probability of a FAIL for candidates that are exactly at their limits, all critical metrics together.
+pub const ALPHA_FAIL: f64 = 0.01;
+/// The confidence of every interval and bound: what [`ALPHA_PASS`] leaves at both ends.
+pub const CONFIDENCE: f64 = 1.0 - 2.0 * ALPHA_PASS;
 /// Fewer usable epochs than this carry no interval: a signed-rank interval at 95% needs six.
 pub const LEAST_EPOCHS: usize = 6;
 
+/// What is to be judged.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// The baseline's sessions; one, or several of a stored baseline.
+    pub baseline: &'a [Record],
+    /// The candidate's.
+    pub candidate: &'a [Record],
+    /// What the candidate may cost.
+    pub thresholds: &'a Thresholds,
+    /// Give an advisory answer when the machines differ.
+    pub across_hosts: bool,
+    /// How much sessions vary on this machine, where that was measured.
+    pub calibration: Option<&'a Calibration>,
+}
+
+impl<'a> Question<'a> {
+    /// Two records, on one machine, without a calibration.
+    pub fn of(baseline: &'a Record, candidate: &'a Record, thresholds: &'a Thresholds) -> Self {
+        Self {
+            baseline: std::slice::from_ref(baseline),
+            candidate: std::slice::from_ref(candidate),
+            thresholds,
+            across_hosts: false,
+            calibration: None,
+        }
+    }
+}
+
 /// Sets a candidate against a baseline.
 ///
-/// Records of one session are compared epoch by epoch (paired). Records of different sessions are compared through
-/// the control of each (controlled), on one kind of machine only unless `across_hosts` asks for an advisory answer.
-///
-/// The verdict is INVALID when a session's two identical arms differ by more than the threshold; else FAIL when a
-/// critical metric was shown to be beyond its limit; else INCONCLUSIVE unless every critical metric was shown to
-/// be within; else PASS.
+/// The verdict is INVALID when a session's two identical arms differ by more than the limit, or when more than a
+/// tenth of its epochs were disturbed; else FAIL when a critical metric was shown to be beyond its limit; else
+/// INCONCLUSIVE unless every critical metric was shown to be within; else PASS.
 ///
 /// ```no_run
-/// # use qbench::{judge::compare, model::{record::Record, settings::Thresholds}};
+/// # use qbench::{judge::{Question, compare}, model::{record::Record, settings::Thresholds}};
 /// # fn example(docker: &Record, pm2: &Record) {
-/// let comparison = compare(docker, pm2, &Thresholds::default(), false);
+/// let comparison = compare(&Question::of(docker, pm2, &Thresholds::default()));
 /// for reason in &comparison.reasons {
 ///     eprintln!("{}: {reason}", comparison.verdict);
 /// }
 /// # }
 /// ```
-pub fn compare(
-    baseline: &Record,
-    candidate: &Record,
-    thresholds: &Thresholds,
-    across_hosts: bool,
-) -> Comparison {
-    let admission = admission::admit(baseline, candidate, across_hosts);
+pub fn compare(question: &Question) -> Comparison {
+    let admission = admission::admit(question);
+    let ids = |records: &[Record]| records.iter().map(|record| record.session.id.clone()).collect();
+    let (Some(baseline), Some(candidate)) = (question.baseline.first(), question.candidate.first()) else {
+        unreachable!("admission refuses a side without a record before anything looks at it");
+    };
     let mut comparison = Comparison {
         baseline: baseline.target.clone(),
         candidate: candidate.target.clone(),
-        sessions: (baseline.session.id.clone(), candidate.session.id.clone()),
+        sessions: (ids(question.baseline), ids(question.candidate)),
         workload: baseline.workload.name.clone(),
         grade: admission.grade,
+        epochs: EpochCount::default(),
         metrics: Vec::new(),
         verdict: Verdict::Incomparable,
         reasons: admission.reasons,
     };
     let Some(grade) = admission.grade else { return comparison };
-
-    let sides = Sides { baseline, candidate, thresholds, paired: grade == Grade::Paired };
-    comparison.metrics = metrics(&sides);
-    let distrust = noise::distrust(&sides);
-    let short = series::short_of_load(&sides);
-    comparison.verdict = match overall(&comparison.metrics) {
-        _ if !distrust.is_empty() => Verdict::Invalid,
-        // Whoever stops a session when it looks good, or counts what was left of a broken one, proves nothing.
-        Verdict::Pass if short.too_many || !is_whole(baseline) || !is_whole(candidate) => {
-            Verdict::Inconclusive
-        }
-        Verdict::Pass if !noise::is_guarded(&sides) => Verdict::Inconclusive,
-        verdict => verdict,
-    };
-    comparison.reasons.extend(distrust);
-    comparison.reasons.extend(short.reasons);
-    if !noise::is_guarded(&sides) {
-        let reason =
-            "no arm was measured twice, so the machine's own noise is not known and this cannot pass";
-        comparison.reasons.push(reason.to_owned());
-    }
-    comparison.reasons.extend(undecided(&comparison.metrics));
-    comparison.reasons.extend(remedy(&comparison));
+    let sides = Sides::new(question, grade == Grade::Paired);
+    conclude(&sides, &mut comparison);
     comparison
 }
 
 /// What every part of a comparison looks at.
 struct Sides<'a> {
-    baseline: &'a Record,
-    candidate: &'a Record,
+    baseline: Vec<epochs::Kept<'a>>,
+    candidate: Vec<epochs::Kept<'a>>,
     thresholds: &'a Thresholds,
+    calibration: Option<&'a Calibration>,
     /// Both records come from one session.
     paired: bool,
 }
 
-fn metrics(sides: &Sides) -> Vec<MetricVerdict> {
-    vec![
-        change::judge(sides, Metric::P50, true),
-        change::judge(sides, Metric::Mean, true),
-        change::judge(sides, Metric::P95, false),
-        change::judge(sides, Metric::P99, false),
-        count::max_latency(sides),
-        count::errors(sides),
-        change::judge(sides, Metric::Memory, true),
-        change::judge(sides, Metric::CpuPerRequest, false),
-    ]
-}
+impl<'a> Sides<'a> {
+    fn new(question: &Question<'a>, paired: bool) -> Self {
+        let (baseline, candidate) = if paired {
+            let (from, to) = epochs::Kept::of_pair(&question.baseline[0], &question.candidate[0]);
+            (vec![from], vec![to])
+        } else {
+            let kept = |records: &'a [Record]| records.iter().map(epochs::Kept::of).collect();
+            (kept(question.baseline), kept(question.candidate))
+        };
+        Self {
+            baseline,
+            candidate,
+            thresholds: question.thresholds,
+            calibration: question.calibration,
+            paired,
+        }
+    }
 
-fn overall(metrics: &[MetricVerdict]) -> Verdict {
-    let critical = || metrics.iter().filter(|metric| metric.critical);
-    if critical().any(|metric| metric.verdict == Verdict::Fail) {
-        Verdict::Fail
-    } else if critical().all(|metric| metric.verdict == Verdict::Pass) && critical().next().is_some() {
-        Verdict::Pass
-    } else {
-        Verdict::Inconclusive
+    fn all(&self) -> impl Iterator<Item = &epochs::Kept<'a>> {
+        self.baseline.iter().chain(&self.candidate)
     }
 }
 
-/// Every planned epoch is there.
-fn is_whole(record: &Record) -> bool {
-    let indices: BTreeSet<u32> = record.epochs.iter().map(|epoch| epoch.index).collect();
-    record.session.complete && indices.len() >= record.session.planned_epochs as usize
+fn conclude(sides: &Sides, comparison: &mut Comparison) {
+    comparison.epochs = guards::count(sides);
+    comparison.metrics = metrics(sides);
+    let distrust = [noise::distrust(sides), guards::too_many_dropped(sides)].concat();
+    let load = guards::load(sides);
+    let guarded = noise::is_guarded(sides);
+    let verdicts = comparison.metrics.iter().map(|metric| (metric.critical, metric.verdict));
+    comparison.verdict = match overall(verdicts) {
+        _ if !distrust.is_empty() => Verdict::Invalid,
+        _ if load.overloaded => Verdict::Fail,
+        // Whoever counts what was left of a broken session, or of less load than was asked for, proves nothing.
+        Verdict::Pass if load.short || !guarded || !sides.all().all(epochs::Kept::is_whole) => {
+            Verdict::Inconclusive
+        }
+        verdict => verdict,
+    };
+    let reasons = &mut comparison.reasons;
+    reasons.extend(distrust);
+    reasons.extend(load.reasons);
+    reasons.extend(guards::dropped(sides));
+    if !guarded {
+        let reason =
+            "no arm was measured twice, so the machine's own noise is not known and this cannot pass";
+        reasons.push(reason.to_owned());
+    }
+    let more = undecided(&comparison.metrics, sides.paired);
+    comparison.reasons.extend(more);
+    comparison.reasons.extend(remedy(comparison));
+}
+
+fn metrics(sides: &Sides) -> Vec<MetricVerdict> {
+    let changes = if sides.paired { paired::judge(sides) } else { stored::judge(sides) };
+    let mut found: Vec<MetricVerdict> = changes;
+    found.extend(count::max_latency(sides));
+    found.extend(count::errors(sides));
+    found.extend(growth::judge(sides));
+    found.sort_by_key(|metric| metric.metric);
+    found
+}
+
+/// The metrics judged by their change that have an allowance and were measured at all.
+fn changing_metrics(sides: &Sides) -> Vec<Metric> {
+    let by_change = |metric: &Metric| {
+        !matches!(metric, Metric::MaxLatency | Metric::Errors | Metric::MemoryGrowth)
+            && sides.thresholds.of(*metric).is_some()
+    };
+    let asked_for = |metric: &Metric| {
+        // What is only measured on request is missing where it was asked for, not where nobody asked.
+        let on_request = matches!(metric, Metric::ReloadTime | Metric::RestartTime | Metric::Throughput);
+        !on_request || sides.all().any(|kept| kept.has(*metric))
+    };
+    Metric::ALL.into_iter().filter(by_change).filter(asked_for).collect()
+}
+
+/// Of metrics that are critical or not, with the verdict of each.
+fn overall(metrics: impl Iterator<Item = (bool, Verdict)>) -> Verdict {
+    let critical = metrics.filter_map(|(critical, verdict)| critical.then_some(verdict));
+    let mut whole = None;
+    for verdict in critical {
+        match verdict {
+            Verdict::Fail => return Verdict::Fail,
+            Verdict::Pass => whole = whole.or(Some(Verdict::Pass)),
+            Verdict::Inconclusive | Verdict::Invalid | Verdict::Incomparable => {
+                whole = Some(Verdict::Inconclusive);
+            }
+        }
+    }
+    whole.unwrap_or(Verdict::Inconclusive)
 }
 
 /// A cause of a failure that is known beforehand, with its remedy.
@@ -145,15 +234,20 @@ fn remedy(comparison: &Comparison) -> Option<String> {
 }
 
 /// What would decide the critical metrics that nothing was shown about.
-fn undecided(metrics: &[MetricVerdict]) -> Vec<String> {
+fn undecided(metrics: &[MetricVerdict], paired: bool) -> Vec<String> {
     let open = metrics.iter().filter(|metric| metric.critical && metric.verdict == Verdict::Inconclusive);
     open.filter_map(|metric| match &metric.evidence {
-        Evidence::Change { .. } => {
-            let needed = change::epochs_needed(&metric.evidence)?;
-            Some(format!("{} is undecided: it would take about {needed} epochs", metric.metric.title()))
-        }
+        Evidence::Change { epochs_needed: Some(needed), .. } if paired => Some(format!(
+            "{} is undecided: if the change is what it seems to be, about {needed} epochs would decide it",
+            metric.metric.title()
+        )),
+        Evidence::Change { .. } if !paired && metric.metric != Metric::MemoryGrowth => Some(format!(
+            "{} is undecided: more sessions of each side (`qbench collect … --append`), or one session of both \
+             (`qbench validate`), would decide it",
+            metric.metric.title()
+        )),
         Evidence::Missing { reason } => Some(format!("{}: {reason}", metric.metric.title())),
-        Evidence::Rate { .. } | Evidence::Largest { .. } => None,
+        Evidence::Change { .. } | Evidence::Rate { .. } | Evidence::Largest { .. } => None,
     })
     .collect()
 }

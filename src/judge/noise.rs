@@ -1,76 +1,105 @@
 //! The same thing measured twice must come out the same: the A/A guard.
 
-use super::{CONFIDENCE, LEAST_EPOCHS, Sides, change, series};
+use super::{
+    ALPHA_FAIL, CONFIDENCE, LEAST_EPOCHS, Sides, change,
+    decision::{self, Look, Series},
+    epochs::Kept,
+    levels::looks_until,
+    paired,
+    reading::{as_share, at_limit, log},
+};
 use crate::{
-    model::{
-        record::{ArmRole, Record},
-        verdict::Metric,
-    },
+    model::{record::ArmRole, verdict::Metric},
     stats::{quantile::median, signed_rank},
 };
 
 const TARGETS: (ArmRole, ArmRole) = (ArmRole::Target, ArmRole::TargetAgain);
 const CONTROLS: (ArmRole, ArmRole) = (ArmRole::Control, ArmRole::ControlAgain);
 
-/// Why a session cannot be trusted: two arms of the same kind that differ by more than the threshold, shown by an
-/// interval that lies wholly beyond it, in whichever direction.
+/// Why a session cannot be trusted: two arms of the same kind that differ by more than the limit, shown by the same
+/// test as a FAIL, in whichever direction.
 pub(super) fn distrust(sides: &Sides) -> Vec<String> {
     let mut found = Vec::new();
-    if sides.paired {
-        // Usually the baseline's; the two may have been given the other way round.
-        for (record, who) in [(sides.baseline, "the baseline"), (sides.candidate, "the candidate")] {
-            for metric in [Metric::P50, Metric::Mean, Metric::Memory] {
-                found.extend(apart(sides, record, metric, TARGETS, who));
-            }
-        }
-    } else {
-        for (record, who) in
-            [(sides.baseline, "the baseline's control"), (sides.candidate, "the candidate's control")]
-        {
-            for metric in [Metric::P50, Metric::Mean] {
-                found.extend(apart(sides, record, metric, CONTROLS, who));
-            }
-        }
+    for (kept, who) in doubled(sides) {
+        found.extend(apart(sides, kept, who));
     }
     found
 }
 
-/// Whether the guard had enough to look at: one doubled target in a session, a doubled control in each stored record.
-pub(super) fn is_guarded(sides: &Sides) -> bool {
-    let has =
-        |record, (first, again)| series::differences(record, Metric::P50, first, again).len() >= LEAST_EPOCHS;
-    if sides.paired {
-        has(sides.baseline, TARGETS) || has(sides.candidate, TARGETS)
+/// The records with an arm that runs twice. In a session that is usually the baseline's; the two may have been
+/// given the other way round.
+fn doubled<'a, 'r>(sides: &'a Sides<'r>) -> impl Iterator<Item = (&'a Kept<'r>, &'static str)> {
+    let names = if sides.paired {
+        ("the baseline", "the candidate")
     } else {
-        has(sides.baseline, CONTROLS) && has(sides.candidate, CONTROLS)
-    }
+        ("the baseline's control", "the candidate's control")
+    };
+    let baseline = sides.baseline.iter().map(move |kept| (kept, names.0));
+    baseline.chain(sides.candidate.iter().map(move |kept| (kept, names.1)))
 }
 
-fn apart(
-    sides: &Sides,
-    record: &Record,
-    metric: Metric,
-    (first, again): (ArmRole, ArmRole),
-    who: &str,
-) -> Option<String> {
-    let differences = series::differences(record, metric, first, again);
-    if differences.len() < LEAST_EPOCHS {
-        return None;
+fn roles(sides: &Sides) -> (ArmRole, ArmRole) {
+    if sides.paired { TARGETS } else { CONTROLS }
+}
+
+/// Whether the guard had enough to look at: one doubled target in a session, a doubled control in each stored record.
+pub(super) fn is_guarded(sides: &Sides) -> bool {
+    let has = |kept: &Kept| {
+        let differences = differences(kept, Metric::P50, roles(sides));
+        differences.iter().flatten().count() >= LEAST_EPOCHS
+    };
+    if sides.paired { sides.all().any(has) } else { sides.all().all(has) }
+}
+
+/// Per epoch, the second of two identical arms less the first.
+fn differences(kept: &Kept, metric: Metric, (first, again): (ArmRole, ArmRole)) -> Vec<Option<f64>> {
+    let epochs = kept.epochs.iter();
+    epochs.map(|epoch| Some(log((*epoch)?, metric, again)? - log((*epoch)?, metric, first)?)).collect()
+}
+
+fn apart(sides: &Sides, kept: &Kept, who: &str) -> Vec<String> {
+    let roles = roles(sides);
+    let metrics: &[Metric] = match roles {
+        TARGETS => &[Metric::P50, Metric::Mean, Metric::Memory],
+        // A control's memory decides nothing.
+        _ => &[Metric::P50, Metric::Mean],
+    };
+    let cap = if sides.paired { paired::cap(kept.record) } else { kept.epochs.len() as u32 };
+    let looks = looks_until(kept.epochs.len() as u32, cap);
+    let mut names = Vec::new();
+    let mut tests: Vec<Vec<Look>> = Vec::new();
+    for metric in metrics {
+        let Some(allowance) = sides.thresholds.of(*metric) else { continue };
+        let changes = differences(kept, *metric, roles);
+        if changes.iter().flatten().count() < LEAST_EPOCHS {
+            continue;
+        }
+        let limit = change::limit(allowance, median(&kept.values(*metric, roles.0)));
+        // Which of the two arms came first is chance, so the limit is the same factor both ways.
+        for sign in [1.0, -1.0] {
+            let turned = changes.iter().map(|change| change.map(|change| sign * change)).collect();
+            let series = Series { changes: turned, limit: at_limit(limit, *metric) };
+            tests.push(series.looks(&looks));
+            names.push((*metric, limit));
+        }
     }
-    let interval = signed_rank::interval(&differences, CONFIDENCE).ok()?;
-    let limit = change::limit(metric, sides.thresholds, median(&series::values(record, metric, first)));
-    // Which of the two arms came first is chance, so the threshold is the same factor both ways.
-    let beyond = interval.low.exp_m1() > limit || (-interval.high).exp_m1() > limit;
-    beyond.then(|| {
-        format!(
-            "{who} differs from itself: {} of its second arm {:+.1}% [{:+.1}%, {:+.1}%] over {} epochs, limit \
-             {:.1}%; find what disturbs the machine and measure again",
-            metric.title(),
-            interval.estimate.exp_m1() * 100.0,
-            interval.low.exp_m1() * 100.0,
-            interval.high.exp_m1() * 100.0,
-            differences.len(),
-            limit * 100.0
-        )
-    })
+    let failed = decision::failed_at(&tests, cap, ALPHA_FAIL);
+    let beyond = names.iter().zip(failed).filter_map(|(name, failed)| failed.map(|_| *name));
+    beyond.filter_map(|(metric, limit)| told(kept, metric, limit, roles, who)).collect()
+}
+
+fn told(kept: &Kept, metric: Metric, limit: f64, roles: (ArmRole, ArmRole), who: &str) -> Option<String> {
+    let values: Vec<f64> = differences(kept, metric, roles).into_iter().flatten().collect();
+    let interval = signed_rank::interval(&values, CONFIDENCE).ok()?;
+    let percent = |log: f64| as_share(log, metric) * 100.0;
+    Some(format!(
+        "{who} differs from itself: {} of its second arm {:+.1}% [{:+.1}%, {:+.1}%] over {} epochs, limit \
+         {:.1}%; find what disturbs the machine and measure again",
+        metric.title(),
+        percent(interval.estimate),
+        percent(interval.low),
+        percent(interval.high),
+        values.len(),
+        limit * 100.0
+    ))
 }

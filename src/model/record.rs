@@ -18,9 +18,9 @@ use super::{
 /// The format's name, in every record.
 pub const FORMAT_NAME: &str = "qbench-record";
 /// Raised when old readers could misread a record.
-pub const FORMAT_MAJOR: u32 = 1;
+pub const FORMAT_MAJOR: u32 = 2;
 /// Raised when something was added.
-pub const FORMAT_MINOR: u32 = 1;
+pub const FORMAT_MINOR: u32 = 0;
 
 /// The record of a session for one target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,6 +46,8 @@ pub struct Record {
     pub thresholds: Thresholds,
     /// Whole epochs only, in order.
     pub epochs: Vec<Epoch>,
+    /// The soak after the epochs, where there was one.
+    pub soak: Option<Soak>,
 }
 
 /// The format of a record.
@@ -68,7 +70,7 @@ impl Format {
 }
 
 /// One invocation that measured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Session {
     /// Unique; two records with the same one are paired.
@@ -77,10 +79,55 @@ pub struct Session {
     pub started_at: String,
     /// The seed of every random order.
     pub seed: u64,
-    /// Epochs planned.
-    pub planned_epochs: u32,
-    /// False while the session runs, and after an interrupt.
-    pub complete: bool,
+    /// How long it was to last, fixed before it began.
+    pub design: Design,
+    /// Epochs measured when the record was written: fewer in the record, and some were lost since.
+    pub measured_epochs: u32,
+    /// Why it ended; absent while it runs, and after an interrupt or a crash.
+    pub ended: Option<Ended>,
+    /// The first session of the baseline this one was added to.
+    pub appended_to: Option<String>,
+}
+
+impl Session {
+    /// Whether it came to the end it was designed for.
+    pub fn is_complete(&self) -> bool {
+        self.ended.is_some()
+    }
+}
+
+/// When a session may end.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Design {
+    /// After a number of epochs.
+    Fixed {
+        /// How many.
+        epochs: u32,
+    },
+    /// As soon as the data decide at one of the looks that follow from the cap.
+    Sequential {
+        /// Undisturbed epochs after which it ends undecided.
+        cap: u32,
+        /// Wall-clock time after which no epoch is begun, in seconds.
+        budget_s: Option<f64>,
+    },
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// All epochs were measured.
+    AllMeasured,
+    /// The data had decided.
+    Decided,
+    /// What was left of the epochs would hardly have decided.
+    Futile,
+    /// The budget of time was used up.
+    Budget,
+    /// The session could not be trusted.
+    Untrusted,
 }
 
 /// The part an arm plays.
@@ -127,8 +174,8 @@ pub struct LoadIdentity {
     pub connection_use: ConnectionUse,
     /// The time-out of a request.
     pub timeout_s: f64,
-    /// How hard the load tried to be on time; absent in records of format 1.0.
-    pub precision: Option<Precision>,
+    /// How hard the load tried to be on time.
+    pub precision: Precision,
     /// SHA-256 (hex) of the requests: methods, paths, headers, bodies, weights.
     pub requests_digest: String,
 }
@@ -179,11 +226,71 @@ pub struct Conditions {
     pub steal_share: Option<f64>,
     /// Share of CPU time not idle in the window, all processors.
     pub busy_share: Option<f64>,
-    /// `some avg10` of `/proc/pressure/cpu` at the window's end.
+    /// Share of the window in which some task waited for a processor (`/proc/pressure/cpu`); the services' own
+    /// queueing is in it.
     pub cpu_pressure: Option<f64>,
-    /// What the load itself took; absent in records of format 1.0.
+    /// Share of the window in which every task waited for memory (`/proc/pressure/memory`, `full`).
+    pub memory_pressure: Option<f64>,
+    /// Share of the window in which every task waited for a disk (`/proc/pressure/io`, `full`).
+    pub io_pressure: Option<f64>,
+    /// Share of CPU time, all processors, that neither the arms nor the load used: what else ran.
+    pub foreign_share: Option<f64>,
+    /// By how much the clock of the day moved against the monotonic one, in seconds.
+    pub clock_step_s: Option<f64>,
+    /// Times that a processor was throttled for its temperature.
+    pub throttled: Option<u64>,
+    /// Whether the highest frequency that a processor may use changed.
+    pub frequency_limit_changed: Option<bool>,
+    /// What the load itself took.
     pub client: Option<ClientConditions>,
 }
+
+impl Conditions {
+    /// Why the window's figures are not the services' alone; empty when they are.
+    ///
+    /// The limits are fixed in advance and look at no arm: an epoch that is dropped for them is dropped whatever it
+    /// would have said. They are wide, since what disturbs all arms alike costs precision and not truth.
+    pub fn disturbances(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let shares = [
+            ("of the CPU time was stolen by the hypervisor", self.steal_share, MOST_STOLEN),
+            (
+                "of the CPU time went to what is neither the services nor the load",
+                self.foreign_share,
+                MOST_FOREIGN,
+            ),
+            ("of the time everything waited for memory", self.memory_pressure, MOST_WAITING),
+            ("of the time everything waited for a disk", self.io_pressure, MOST_WAITING),
+        ];
+        for (what, share, most) in shares {
+            if let Some(share) = share.filter(|share| *share > most) {
+                found.push(format!("{:.0}% {what}, more than {:.0}%", share * 100.0, most * 100.0));
+            }
+        }
+        if let Some(step) = self.clock_step_s.filter(|step| step.abs() > LARGEST_CLOCK_STEP_S) {
+            found.push(format!("the clock was set by {:.0} ms", step * 1e3));
+        }
+        if let Some(times) = self.throttled.filter(|times| *times > 0) {
+            found.push(format!("a processor was throttled for its temperature, {times} times"));
+        }
+        if self.frequency_limit_changed == Some(true) {
+            found.push("the highest frequency of a processor changed".to_owned());
+        }
+        if let Some(client) = &self.client {
+            found.extend(client.disturbed.iter().cloned());
+        }
+        found
+    }
+}
+
+/// Stolen time is the hypervisor's other guests: nothing that the arms could have done.
+const MOST_STOLEN: f64 = 0.05;
+/// Another program on a quarter of the machine is no longer background.
+const MOST_FOREIGN: f64 = 0.25;
+/// A machine that swaps or waits for its disk measures that.
+const MOST_WAITING: f64 = 0.10;
+/// Slewing moves a clock by at most 500 parts per million, 10 ms in 20 s; more is a step.
+const LARGEST_CLOCK_STEP_S: f64 = 0.05;
 
 /// What the load took of the machine in a window, and whether it was in the way of what it measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -225,6 +332,12 @@ pub struct ArmEpoch {
     pub overhead_fixed: Usage,
     /// The runtime's part per instance, likewise.
     pub overhead_per_instance: Usage,
+    /// How long a reload of every loaded service took, until every endpoint was healthy; where it was measured.
+    pub reload_s: Option<f64>,
+    /// How long a restart took, likewise.
+    pub restart_s: Option<f64>,
+    /// The highest rate that kept p99 under the limit of the search, in requests per second; where it was searched.
+    pub throughput: Option<f64>,
 }
 
 /// A histogram and its usual quantiles, in seconds. A quantile nobody measured is absent, not 0.
@@ -267,4 +380,28 @@ impl LatencySummary {
             hdr_v2: histogram.encode(),
         }
     }
+}
+
+/// A long run under steady load, to see whether memory grows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Soak {
+    /// How long it was to last, in seconds.
+    pub planned_s: f64,
+    /// The length of a window, in seconds.
+    pub window_s: f64,
+    /// Windows without a process that changed, in order.
+    pub windows: Vec<SoakWindow>,
+    /// Requests of the whole soak by outcome.
+    pub requests: RequestCounts,
+}
+
+/// The least memory in a window of a soak: a minimum stands below what a garbage collector has not fetched yet.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SoakWindow {
+    /// The middle of the window, in seconds since the soak began.
+    pub at_s: f64,
+    /// Anonymous memory of the service's processes, in bytes; absent where a process changed.
+    pub least_anonymous: Option<u64>,
 }

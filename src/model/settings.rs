@@ -1,11 +1,11 @@
 //! How hard, how long and how strictly: the settings of a session.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::load::Precision;
+use super::{load::Precision, verdict::Metric};
 
 /// Whether a connection is used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -37,8 +37,9 @@ pub struct LoadSettings {
     pub timeout: Duration,
     /// How hard the load tries to be on time.
     pub precision: Precision,
-    /// Restarted, interleaved rounds.
-    pub epochs: u32,
+    /// Restarted, interleaved rounds: how many `collect` measures, and after how many `validate` gives up.
+    /// `None`: [`COLLECT_EPOCHS`] and [`MOST_EPOCHS`].
+    pub epochs: Option<u32>,
     /// How long a service may take to be ready.
     pub ready_timeout: Duration,
 }
@@ -54,44 +55,62 @@ impl Default for LoadSettings {
             connection_use: ConnectionUse::KeepAlive,
             timeout: Duration::from_secs(5),
             precision: Precision::default(),
-            epochs: 10,
+            epochs: None,
             ready_timeout: Duration::from_secs(30),
         }
     }
 }
 
-/// What the candidate may cost. Shares are relative to the baseline: 0.05 is 5%.
+/// What the candidate may cost, metric by metric. A metric without an entry is not judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Thresholds(pub BTreeMap<Metric, Allowance>);
+
+/// How far one metric of the candidate may go.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Thresholds {
-    /// p50 and mean latency.
-    pub response_time_share: f64,
-    /// Response-time differences below this never fail, whatever their share.
-    pub response_time_slack_s: f64,
-    /// p95 latency; advisory.
-    pub p95_share: f64,
-    /// p99 latency; advisory.
-    pub p99_share: f64,
-    /// Memory of the service's own processes.
-    pub memory_share: f64,
-    /// CPU per request; advisory.
-    pub cpu_share: f64,
-    /// Failed requests allowed.
-    pub errors: u64,
-    /// No request may take longer, in seconds.
-    pub max_latency_s: f64,
+#[serde(deny_unknown_fields)]
+pub struct Allowance {
+    /// For a metric judged by its change, the share of the baseline it may get worse by: 0.05 is 5%. For
+    /// [`Metric::MaxLatency`] seconds, for [`Metric::Errors`] requests, for [`Metric::MemoryGrowth`] the share of the
+    /// memory it may grow by in an hour beyond the baseline's own growth.
+    pub limit: f64,
+    /// A change below this never fails, whatever its share: seconds, bytes, CPU milliseconds per 1,000 requests or
+    /// requests per second, as the metric is counted. Fixed in advance, never taken from the noise.
+    pub slack: f64,
+    /// Whether it decides; an advisory metric is only told.
+    pub critical: bool,
+}
+
+impl Thresholds {
+    /// The allowance of a metric, where it is judged.
+    pub fn of(&self, metric: Metric) -> Option<&Allowance> {
+        self.0.get(&metric)
+    }
 }
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self {
-            response_time_share: 0.05,
-            response_time_slack_s: 0.0,
-            p95_share: 0.25,
-            p99_share: 0.50,
-            memory_share: 0.10,
-            cpu_share: 0.10,
-            errors: 0,
-            max_latency_s: 5.0,
-        }
+        let critical = |metric, limit| (metric, Allowance { limit, slack: 0.0, critical: true });
+        let advisory = |metric, limit, slack| (metric, Allowance { limit, slack, critical: false });
+        Self(BTreeMap::from([
+            critical(Metric::P50, 0.05),
+            critical(Metric::Mean, 0.05),
+            advisory(Metric::P95, 0.25, 0.0),
+            advisory(Metric::P99, 0.50, 0.0),
+            critical(Metric::MaxLatency, 5.0),
+            critical(Metric::Errors, 0.0),
+            critical(Metric::Memory, 0.10),
+            critical(Metric::CpuPerRequest, 0.10),
+            // Whoever waits for a start does not see half a second.
+            advisory(Metric::StartTime, 0.50, 0.5),
+            advisory(Metric::ReloadTime, 0.50, 0.5),
+            advisory(Metric::RestartTime, 0.50, 0.5),
+            critical(Metric::Throughput, 0.05),
+            critical(Metric::MemoryGrowth, 0.05),
+        ]))
     }
 }
+
+/// Epochs that `collect` measures unless told otherwise: an interval of 95% needs six.
+pub const COLLECT_EPOCHS: u32 = 10;
+/// Epochs after which `validate` gives up deciding, unless told otherwise.
+pub const MOST_EPOCHS: u32 = 40;

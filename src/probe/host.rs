@@ -1,6 +1,10 @@
 //! The machine: what it is, and what it was like during a window.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant, SystemTime},
+};
 
 use crate::model::record::{Conditions, Fingerprint};
 
@@ -23,9 +27,29 @@ pub fn fingerprint() -> Fingerprint {
 }
 
 /// Counters at the start of a window, for [`Window::end`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Window {
+    begun: Counters,
+}
+
+/// Counters at both ends of a window.
+#[derive(Clone, Debug)]
+pub struct EndedWindow {
+    begun: Counters,
+    ended: Counters,
+}
+
+#[derive(Clone, Debug)]
+struct Counters {
+    at: Instant,
+    clock: SystemTime,
     cpu: Option<CpuTicks>,
+    /// Microseconds of waiting since the machine started.
+    cpu_some: Option<u64>,
+    memory_full: Option<u64>,
+    io_full: Option<u64>,
+    throttled: Option<u64>,
+    highest_frequencies: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,28 +59,85 @@ struct CpuTicks {
     steal: u64,
 }
 
+impl Counters {
+    fn read() -> Self {
+        let waiting = |what: &str, line: &str| waited_us(&text(&format!("/proc/pressure/{what}"))?, line);
+        Self {
+            at: Instant::now(),
+            clock: SystemTime::now(),
+            cpu: cpu_ticks(),
+            cpu_some: waiting("cpu", "some"),
+            memory_full: waiting("memory", "full"),
+            io_full: waiting("io", "full"),
+            throttled: per_processor("thermal_throttle/core_throttle_count").into_iter().reduce(|a, b| a + b),
+            highest_frequencies: per_processor("cpufreq/scaling_max_freq"),
+        }
+    }
+}
+
 impl Window {
     /// Begins a window.
     pub fn begin() -> Self {
-        Self { cpu: cpu_ticks() }
+        Self { begun: Counters::read() }
     }
 
-    /// Ends it: what the machine was like since.
-    pub fn end(self) -> Conditions {
-        let shares = self.cpu.zip(cpu_ticks()).and_then(|(then, now)| {
+    /// Ends it.
+    pub fn end(self) -> EndedWindow {
+        EndedWindow { begun: self.begun, ended: Counters::read() }
+    }
+}
+
+impl EndedWindow {
+    /// What the machine was like in the window; `own_cpu` is what the arms and the load used of it.
+    pub fn conditions(&self, own_cpu: Option<Duration>) -> Conditions {
+        let (then, now) = (&self.begun, &self.ended);
+        let elapsed = now.at.duration_since(then.at).as_secs_f64();
+        let shares = then.cpu.zip(now.cpu).and_then(|(then, now)| {
             let total = now.total.checked_sub(then.total).filter(|total| *total > 0)? as f64;
             let idle = now.idle.saturating_sub(then.idle) as f64;
             let steal = now.steal.saturating_sub(then.steal) as f64;
             Some((steal / total, 1.0 - idle / total))
         });
+        let waited = |then: Option<u64>, now: Option<u64>| {
+            let us = now?.checked_sub(then?)? as f64;
+            Some((us / 1e6 / elapsed).min(1.0)).filter(|share| share.is_finite())
+        };
         Conditions {
             client: None,
             load_average: text("/proc/loadavg").and_then(|t| t.split_whitespace().next()?.parse().ok()),
             steal_share: shares.map(|(steal, _)| steal),
             busy_share: shares.map(|(_, busy)| busy),
-            cpu_pressure: text("/proc/pressure/cpu").and_then(|t| pressure(&t)),
+            cpu_pressure: waited(then.cpu_some, now.cpu_some),
+            memory_pressure: waited(then.memory_full, now.memory_full),
+            io_pressure: waited(then.io_full, now.io_full),
+            foreign_share: shares.zip(own_cpu).map(|((steal, busy), own)| {
+                let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                let own = own.as_secs_f64() / (elapsed * processors as f64);
+                (busy - steal - own).clamp(0.0, 1.0)
+            }),
+            clock_step_s: Some(clock_step(then, now)),
+            throttled: then.throttled.zip(now.throttled).map(|(then, now)| now.saturating_sub(then)),
+            frequency_limit_changed: (!now.highest_frequencies.is_empty())
+                .then(|| then.highest_frequencies != now.highest_frequencies),
         }
     }
+}
+
+/// By how much the clock of the day moved more than the monotonic one.
+fn clock_step(then: &Counters, now: &Counters) -> f64 {
+    let monotonic = now.at.duration_since(then.at).as_secs_f64();
+    let of_day = match now.clock.duration_since(then.clock) {
+        Ok(forward) => forward.as_secs_f64(),
+        Err(backward) => -backward.duration().as_secs_f64(),
+    };
+    of_day - monotonic
+}
+
+/// A number that each processor has a file of; processors without it are left out.
+fn per_processor(file: &str) -> Vec<u64> {
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let read = |cpu| text(&format!("/sys/devices/system/cpu/cpu{cpu}/{file}"))?.trim().parse().ok();
+    (0..count).filter_map(read).collect()
 }
 
 fn text(path: &str) -> Option<String> {
@@ -106,9 +187,10 @@ fn cpu_ticks() -> Option<CpuTicks> {
     Some(CpuTicks { total: numbers[..8].iter().sum(), idle: idle + iowait, steal })
 }
 
-fn pressure(text: &str) -> Option<f64> {
-    text.lines().find(|line| line.starts_with("some"))?.split_whitespace().find_map(|word| {
-        let value = word.strip_prefix("avg10=")?;
+/// Microseconds of waiting, from a line of `/proc/pressure/*` (kernel, `Documentation/accounting/psi.rst`).
+fn waited_us(text: &str, line: &str) -> Option<u64> {
+    text.lines().find(|own| own.starts_with(line))?.split_whitespace().find_map(|word| {
+        let value = word.strip_prefix("total=")?;
         value.parse().ok()
     })
 }
@@ -126,7 +208,9 @@ mod tests {
 
     #[test]
     fn pressure_and_quota_parse() {
-        assert_eq!(pressure("some avg10=1.25 avg60=0.00 avg300=0.00 total=1\nfull avg10=9"), Some(1.25));
+        let text = "some avg10=1.25 avg60=0.00 avg300=0.00 total=17\nfull avg10=9 total=5";
+        assert_eq!((waited_us(text, "some"), waited_us(text, "full")), (Some(17), Some(5)));
+        assert_eq!(waited_us("", "some"), None);
         assert_eq!(milli(150_000, 100_000), Some(1500));
         assert_eq!(milli(-1, 100_000), None);
     }
@@ -138,7 +222,11 @@ mod tests {
         while begun.elapsed() < std::time::Duration::from_millis(60) {
             std::hint::spin_loop();
         }
-        let busy = window.end().busy_share.unwrap();
-        assert!((0.0..=1.0).contains(&busy), "{busy}");
+        let ended = window.end();
+        let all = ended.conditions(Some(std::time::Duration::ZERO));
+        let (busy, foreign) = (all.busy_share.unwrap(), all.foreign_share.unwrap());
+        assert!((0.0..=1.0).contains(&busy) && (0.0..=1.0).contains(&foreign), "{all:?}");
+        assert_eq!(ended.conditions(None).foreign_share, None, "unknown is not nothing");
+        assert!(all.clock_step_s.unwrap().abs() < 1.0, "{all:?}");
     }
 }

@@ -14,7 +14,7 @@ pub fn comparison(comparison: &Comparison, out: &mut dyn io::Write) -> io::Resul
     if !comparison.metrics.is_empty() {
         header(&rows::comparison_header(comparison), out)?;
         for metric in &comparison.metrics {
-            line(&rows::metric(metric, rows::is_paired(comparison)), out)?;
+            line(&rows::metric(metric), out)?;
         }
         writeln!(out)?;
     }

@@ -11,22 +11,29 @@ use crate::model::{
     scenario::{Expectation, Figure},
     target::RuntimeIdentity,
     units::Bytes,
-    verdict::{Comparison, Evidence, Grade, MetricVerdict, Quantity, Verdict},
+    verdict::{Basis, Comparison, EpochCount, Evidence, MetricVerdict, Quantity, Verdict},
 };
 
 /// Lines before a comparison's table: what really ran, on what, when.
 pub(super) fn comparison_heading(comparison: &Comparison) -> Vec<(&'static str, String)> {
     let (baseline, candidate) = &comparison.sessions;
     let sessions = if baseline == candidate {
-        format!("{baseline} (both)")
+        format!("{} (both)", baseline.join(", "))
     } else {
-        format!("{baseline} (baseline), {candidate} (candidate)")
+        format!("{} (baseline), {} (candidate)", baseline.join(", "), candidate.join(", "))
+    };
+    let EpochCount { measured, dropped } = comparison.epochs;
+    let epochs = match (measured, dropped) {
+        (0, _) => NOTHING.to_owned(),
+        (measured, 0) => measured.to_string(),
+        (measured, dropped) => format!("{measured}, of which {dropped} dropped as disturbed"),
     };
     vec![
         ("baseline", plain(&comparison.baseline.describe())),
         ("candidate", plain(&comparison.candidate.describe())),
         ("workload", plain(&comparison.workload)),
         ("sessions", plain(&sessions)),
+        ("epochs", epochs),
     ]
 }
 
@@ -39,7 +46,7 @@ pub(super) fn comparison_header(comparison: &Comparison) -> Vec<String> {
 }
 
 /// The cells of one metric; the last is its verdict.
-pub(super) fn metric(metric: &MetricVerdict, paired: bool) -> Vec<String> {
+pub(super) fn metric(metric: &MetricVerdict) -> Vec<String> {
     let mut title = metric.metric.title().to_owned();
     if !metric.critical {
         title.push_str(" (advisory)");
@@ -47,11 +54,15 @@ pub(super) fn metric(metric: &MetricVerdict, paired: bool) -> Vec<String> {
     let baseline = words::quantity(metric.baseline.as_ref());
     let mut candidate = words::quantity(metric.candidate.as_ref());
     let (change, limit, n) = match &metric.evidence {
-        Evidence::Change { estimate, low, high, n, limit, .. } => (
-            format!("{} [{}, {}]", words::change(*estimate), words::change(*low), words::change(*high)),
-            format!("< {}", words::change(*limit)),
-            if paired { n.0.to_string() } else { format!("{} and {}", n.0, n.1) },
-        ),
+        Evidence::Change { estimate, low, high, n, limit, basis, .. } => {
+            let [estimate, low, high] = words::changes(metric.metric, [*estimate, *low, *high]);
+            let sign = if metric.metric.more_is_better() { ">" } else { "<" };
+            (
+                format!("{estimate} [{low}, {high}]"),
+                format!("{sign} {}", words::limit(metric.metric, *limit)),
+                count_of(*n, basis),
+            )
+        }
         Evidence::Rate { events, trials, upper_bound, confidence, limit } => {
             candidate = words::rate(*events, *trials, *upper_bound, *confidence);
             (NOTHING.to_owned(), format!("≤ {}", words::count(*limit)), words::count(*trials))
@@ -64,6 +75,17 @@ pub(super) fn metric(metric: &MetricVerdict, paired: bool) -> Vec<String> {
     vec![title, baseline, candidate, change, limit, n, metric.verdict.word().to_owned()]
 }
 
+/// Epochs, windows or, of stored records, the epochs and sessions of each side.
+fn count_of(n: (u32, u32), basis: &Basis) -> String {
+    match basis {
+        Basis::Sequential { .. } => n.0.to_string(),
+        Basis::Soak { windows, .. } => format!("{windows} windows"),
+        Basis::Stored { sessions, .. } => {
+            format!("{} and {} in {} and {} sessions", n.0, n.1, sessions.0, sessions.1)
+        }
+    }
+}
+
 /// The verdict with the grade of its evidence.
 pub(super) fn overall(comparison: &Comparison) -> String {
     format!("{} ({})", comparison.verdict, grade(comparison))
@@ -71,10 +93,6 @@ pub(super) fn overall(comparison: &Comparison) -> String {
 
 fn grade(comparison: &Comparison) -> String {
     comparison.grade.map_or_else(|| "no grade".to_owned(), |grade| grade.to_string())
-}
-
-pub(super) fn is_paired(comparison: &Comparison) -> bool {
-    comparison.grade == Some(Grade::Paired)
 }
 
 /// What there is to say after a comparison's table: its reasons, then the metrics' notes.
@@ -162,16 +180,13 @@ pub(super) fn identities(rows: &[ParityRow]) -> Vec<String> {
 /// Lines before a record's table.
 pub(super) fn record_heading(record: &Record) -> Vec<(&'static str, String)> {
     let session = &record.session;
-    let cut = if session.complete { "" } else { ", cut short" };
+    let cut = if session.is_complete() { "" } else { ", cut short" };
     let mut lines = vec![("target", plain(&record.target.describe()))];
     if let Some(control) = record.arms.get(&ArmRole::Control) {
         lines.push(("control", plain(&control.describe())));
     }
     lines.push(("workload", plain(&record.workload.name)));
-    lines.push((
-        "session",
-        plain(&format!("{}, {} of {} epochs{cut}", session.id, record.epochs.len(), session.planned_epochs)),
-    ));
+    lines.push(("session", plain(&format!("{}, {} epochs{cut}", session.id, record.epochs.len()))));
     lines
 }
 

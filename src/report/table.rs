@@ -19,7 +19,7 @@ pub fn comparison(comparison: &Comparison, out: &mut dyn io::Write, colour: bool
     if !comparison.metrics.is_empty() {
         let mut table = table(rows::comparison_header(comparison), colour);
         for metric in &comparison.metrics {
-            table.add_row(with_verdict(rows::metric(metric, rows::is_paired(comparison))));
+            table.add_row(with_verdict(rows::metric(metric)));
         }
         writeln!(out, "{table}")?;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::model::{
     scenario::Figure,
     units::{Bytes, format_duration},
-    verdict::Quantity,
+    verdict::{Metric, Quantity},
 };
 
 /// Stands where there is nothing to print.
@@ -17,6 +17,8 @@ pub(super) fn quantity(quantity: Option<&Quantity>) -> String {
         Some(Quantity::Bytes(value)) => Bytes(*value as u64).to_string(),
         Some(Quantity::Count(value)) => format!("{} failed", count(*value as u64)),
         Some(Quantity::CpuMs(value)) => format!("{value:.1} ms"),
+        Some(Quantity::PerSecond(value)) => format!("{}/s", count(value.round() as u64)),
+        Some(Quantity::PerHour(value)) => format!("{} an hour", change(*value)),
         None => NOTHING.to_owned(),
     }
 }
@@ -29,6 +31,17 @@ pub(super) fn seconds(value: f64) -> String {
 pub(super) fn change(share: f64) -> String {
     let percent = share * 100.0;
     if percent.abs() < 0.05 { "0.0%".to_owned() } else { format!("{percent:+.1}%") }
+}
+
+/// An estimate with its interval, as the metric itself changes: what is judged by how much less it has is turned.
+pub(super) fn changes(metric: Metric, [estimate, low, high]: [f64; 3]) -> [String; 3] {
+    let turned = if metric.more_is_better() { [-estimate, -high, -low] } else { [estimate, low, high] };
+    turned.map(change)
+}
+
+/// The largest change allowed.
+pub(super) fn limit(metric: Metric, limit: f64) -> String {
+    change(if metric.more_is_better() { -limit } else { limit })
 }
 
 /// A whole number with its thousands apart.

@@ -7,12 +7,13 @@ use crate::{
     load::{self, Lane, Route, Slot, Tuning},
     model::{
         event::Event,
-        load::Pacing,
+        load::{Disturbance, Pacing},
         measurement::{ArmUsage, LaneMeasurement},
         process::ProcessId,
         record::{ArmEpoch, ClientConditions, Conditions, Epoch, LatencySummary},
         settings::Thresholds,
         units::format_duration,
+        verdict::Metric,
         workload::{Endpoint, Workload},
     },
     probe,
@@ -79,23 +80,30 @@ pub(super) async fn run(
     let before = read_all(arms, plan.arms.len()).await?;
     let measured = send(context, &planned.window, &lanes).await?;
     let after = read_all(arms, plan.arms.len()).await?;
+    let ended = window.end();
     let client = client_conditions(&measured, &context.thresholds);
-    for reason in &client.disturbed {
+    arms.stop_all().await?;
+    let usage: Vec<ArmUsage> = after
+        .into_iter()
+        .zip(before)
+        .zip(&plan.arms)
+        .map(|((after, before), arm)| {
+            let same = after.processes == before.processes;
+            if !same {
+                let text = format!(
+                    "{}: its processes changed within the window, so it has no memory or CPU figure",
+                    arm.name
+                );
+                context.tell(Event::Warning(text));
+            }
+            window_usage(after.usage, before.usage, same)
+        })
+        .collect();
+    let own_cpu = own_cpu(&usage).map(|cpu| cpu + measured.client.cpu);
+    let conditions = Conditions { client: Some(client), ..ended.conditions(own_cpu) };
+    for reason in conditions.disturbances() {
         context.tell(Event::Warning(format!("epoch {}: {reason}", planned.index + 1)));
     }
-    let conditions = Conditions { client: Some(client), ..window.end() };
-    arms.stop_all().await?;
-    let usage = after.into_iter().zip(before).zip(&plan.arms).map(|((after, before), arm)| {
-        let same = after.processes == before.processes;
-        if !same {
-            let text = format!(
-                "{}: its processes changed within the window, so it has no memory or CPU figure",
-                arm.name
-            );
-            context.tell(Event::Warning(text));
-        }
-        window_usage(after.usage, before.usage, same)
-    });
     let arms = measured
         .lanes
         .iter()
@@ -150,17 +158,16 @@ async fn send(context: &Context, slots: &[Slot], lanes: &[Lane]) -> Result<load:
 /// what each gated quantile may change by: more of it, and a verdict would be about the client.
 fn client_conditions(measured: &load::Measured, thresholds: &Thresholds) -> ClientConditions {
     let client = &measured.client;
-    let mut disturbed: Vec<String> = client.disturbances.iter().map(ToString::to_string).collect();
-    let gated = [
-        (0.50, "p50", thresholds.response_time_share),
-        (0.95, "p95", thresholds.p95_share),
-        (0.99, "p99", thresholds.p99_share),
-    ];
-    for (quantile, name, share) in gated {
+    // A full backlog is what a target that cannot take its load leaves: that is a finding about the target.
+    let own = client.disturbances.iter().filter(|it| !matches!(it, Disturbance::BacklogFull { .. }));
+    let mut disturbed: Vec<String> = own.map(ToString::to_string).collect();
+    let gated = [(0.50, "p50", Metric::P50), (0.95, "p95", Metric::P95), (0.99, "p99", Metric::P99)];
+    for (quantile, name, metric) in gated {
+        let Some(allowance) = thresholds.of(metric) else { continue };
         let latencies = measured.lanes.iter().filter_map(|lane| lane.latency.quantile(quantile));
         let Some((latency, lag)) = latencies.min().zip(client.own_lag.quantile(quantile)) else { continue };
-        let slack = Duration::from_secs_f64(thresholds.response_time_slack_s);
-        let limit = latency.mul_f64(share).max(slack) / 5;
+        let slack = Duration::try_from_secs_f64(allowance.slack).unwrap_or_default();
+        let limit = latency.mul_f64(allowance.limit).max(slack) / 5;
         if lag > limit {
             disturbed.push(format!(
                 "the client's own lag, {name} {}, is more than a fifth of the margin of that latency ({})",
@@ -181,6 +188,12 @@ fn client_conditions(measured: &load::Measured, thresholds: &Thresholds) -> Clie
         own_lag_p99_s: lag(0.99),
         disturbed,
     }
+}
+
+/// CPU time of all arms with what runs them; unknown when it is of one.
+fn own_cpu(usage: &[ArmUsage]) -> Option<Duration> {
+    let parts = usage.iter().flat_map(|arm| [arm.service, arm.overhead_fixed, arm.overhead_per_instance]);
+    parts.filter(|part| part.processes > 0).map(|part| part.cpu).sum()
 }
 
 /// The usage of an arm, and the service processes it is the usage of.
@@ -224,6 +237,9 @@ fn arm_epoch(lane: &LaneMeasurement, usage: ArmUsage, start_to_ready: Duration) 
         service: usage.service,
         overhead_fixed: usage.overhead_fixed,
         overhead_per_instance: usage.overhead_per_instance,
+        reload_s: None,
+        restart_s: None,
+        throughput: None,
     }
 }
 

@@ -12,7 +12,10 @@ pub mod plan;
 mod ready;
 mod scenario;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 
@@ -24,7 +27,7 @@ pub use scenario::run as run_scenario;
 use crate::{
     model::{
         event::Event,
-        record::{Format, LoadIdentity, Record, Session, WorkloadIdentity},
+        record::{Design, Ended, Format, LoadIdentity, Record, Session, WorkloadIdentity},
         settings::{LoadSettings, Thresholds},
         workload::Workload,
     },
@@ -68,6 +71,9 @@ impl Context {
 /// Saves a record, given with its index in [`Plan::records`]; called after every epoch.
 pub type Save<'a> = dyn FnMut(usize, &Record) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
 
+/// Asked after every epoch with the records so far: why the session may end now, if it may.
+pub type Steer<'a> = dyn FnMut(&[Record]) -> Option<Ended> + 'a;
+
 /// Runs the epochs of a plan; gives back the records, one per measured target.
 ///
 /// # Errors
@@ -77,12 +83,13 @@ pub async fn run_epochs(
     context: &Context,
     plan: &Plan,
     save: &mut Save<'_>,
+    steer: &mut Steer<'_>,
 ) -> Result<Vec<Record>, SessionError> {
     let mut arms = Arms::set_up(context, plan)?;
     let measured = tokio::select! {
         biased;
         () = context.interrupted() => Err(SessionError::Interrupted),
-        measured = epochs(context, plan, &mut arms, save) => measured,
+        measured = epochs(context, plan, &mut arms, save, steer) => measured,
     };
     if matches!(measured, Err(SessionError::Interrupted)) {
         context.tell(Event::Interrupted);
@@ -114,31 +121,49 @@ async fn epochs(
     plan: &Plan,
     arms: &mut Arms,
     save: &mut Save<'_>,
+    steer: &mut Steer<'_>,
 ) -> Result<Vec<Record>, SessionError> {
+    let begun = Instant::now();
     arms.prepare().await?;
     let mut records = new_records(context, plan, arms);
     context.tell(Event::SessionStarted {
         session: plan.id.clone(),
         identities: arms.identities().into_iter().map(|identity| identity.describe()).collect(),
         epochs: plan.epochs.len() as u32,
-        epoch_estimate: estimate(context, plan),
+        epoch_estimate: estimate_epoch(&context.load, plan.arms.len()),
     });
+    let mut longest = Duration::ZERO;
     for planned in &plan.epochs {
-        let begun = std::time::Instant::now();
+        let epoch_begun = Instant::now();
         let measured = epoch::run(context, plan, planned, arms).await?;
-        let last = planned.index as usize + 1 == plan.epochs.len();
+        let took = epoch_begun.elapsed();
+        longest = longest.max(took);
         for (index, record) in records.iter_mut().enumerate() {
             record.epochs.push(measured.for_record(plan, index));
-            record.session.complete = last;
+            record.session.measured_epochs += 1;
+        }
+        let is_last = planned.index as usize + 1 == plan.epochs.len();
+        let ended = steer(&records)
+            .or_else(|| is_last.then_some(Ended::AllMeasured))
+            .or_else(|| is_used_up(plan.design, begun.elapsed() + longest).then_some(Ended::Budget));
+        for (index, record) in records.iter_mut().enumerate() {
+            record.session.ended = ended;
             save(index, record).map_err(SessionError::Save)?;
         }
-        context.tell(Event::EpochFinished {
-            epoch: planned.index,
-            took: begun.elapsed(),
-            summary: measured.summary(plan),
-        });
+        context.tell(Event::EpochFinished { epoch: planned.index, took, summary: measured.summary(plan) });
+        if ended.is_some() {
+            break;
+        }
     }
     Ok(records)
+}
+
+/// Whether an epoch that ended then would end after the budget.
+fn is_used_up(design: Design, next_end: Duration) -> bool {
+    match design {
+        Design::Sequential { budget_s: Some(budget_s), .. } => next_end.as_secs_f64() > budget_s,
+        Design::Sequential { budget_s: None, .. } | Design::Fixed { .. } => false,
+    }
 }
 
 fn new_records(context: &Context, plan: &Plan, arms: &Arms) -> Vec<Record> {
@@ -150,8 +175,10 @@ fn new_records(context: &Context, plan: &Plan, arms: &Arms) -> Vec<Record> {
             id: plan.id.clone(),
             started_at: plan.started_at.clone(),
             seed: plan.seed,
-            planned_epochs: plan.epochs.len() as u32,
-            complete: false,
+            design: plan.design,
+            measured_epochs: 0,
+            ended: None,
+            appended_to: plan.appended_to.clone(),
         },
         target: arms.identity_of_target(plan, index, name),
         arms: arms.identities_of_record(plan, index),
@@ -162,8 +189,9 @@ fn new_records(context: &Context, plan: &Plan, arms: &Arms) -> Vec<Record> {
         },
         host: host.clone(),
         load: load_identity(context),
-        thresholds: context.thresholds,
+        thresholds: context.thresholds.clone(),
         epochs: Vec::new(),
+        soak: None,
     };
     plan.records.iter().enumerate().map(record).collect()
 }
@@ -178,12 +206,12 @@ fn load_identity(context: &Context) -> LoadIdentity {
         connections: load.connections,
         connection_use: load.connection_use,
         timeout_s: load.timeout.as_secs_f64(),
-        precision: Some(load.precision),
+        precision: load.precision,
         requests_digest: context.requests_digest.clone(),
     }
 }
 
 /// A first guess, before any epoch has been timed: a start and a stop take about two seconds an arm.
-fn estimate(context: &Context, plan: &Plan) -> Duration {
-    context.load.window + context.load.warmup + Duration::from_secs(2) * plan.arms.len() as u32
+pub fn estimate_epoch(load: &LoadSettings, arms: usize) -> Duration {
+    load.window + load.warmup + Duration::from_secs(2) * arms as u32
 }

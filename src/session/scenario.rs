@@ -14,7 +14,7 @@ use crate::{
         load::Pacing,
         measurement::LaneMeasurement,
         process::{InstanceState, InstanceStatus, ProcessId},
-        record::ArmRole,
+        record::{ArmRole, Design},
         scenario::{Action, Figure, Scenario, ScenarioLoad, ScenarioOutcome},
         target::{RuntimeIdentity, Target},
         units::format_duration,
@@ -53,6 +53,8 @@ pub async fn run(
         started_at: String::new(),
         seed: 0,
         records: vec![target.name.clone()],
+        design: Design::Fixed { epochs: 0 },
+        appended_to: None,
         arms: vec![arm],
         epochs: Vec::new(),
     };

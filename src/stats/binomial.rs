@@ -1,8 +1,9 @@
 //! Bounds on a rate from counted events.
 //!
 //! Source: C. J. Clopper and E. S. Pearson, *Biometrika* 26 (1934). The bounds are quantiles of the beta
-//! distribution; its distribution function is computed by the continued fraction of W. J. Thompson and
-//! I. J. Lentz (DLMF 8.17.22) and inverted by bisection.
+//! distribution.
+
+use super::beta;
 
 /// The upper bound on a rate after `events` in `trials`: with the confidence asked for, or more, the rate is not
 /// above it. `None` when there were no trials, more events than trials, or a confidence outside 0 to 1.
@@ -23,7 +24,7 @@ pub fn upper_bound(events: u64, trials: u64, confidence: f64) -> Option<f64> {
         // The closed form 1 − α^(1/n), which keeps its digits at any size.
         return Some(-((1.0 - confidence).ln() / trials as f64).exp_m1());
     }
-    Some(beta_quantile(confidence, events as f64 + 1.0, (trials - events) as f64))
+    Some(beta::quantile(confidence, events as f64 + 1.0, (trials - events) as f64))
 }
 
 /// The lower bound on a rate, likewise.
@@ -34,99 +35,13 @@ pub fn lower_bound(events: u64, trials: u64, confidence: f64) -> Option<f64> {
     if events == 0 {
         return Some(0.0);
     }
-    Some(beta_quantile(1.0 - confidence, events as f64, (trials - events) as f64 + 1.0))
+    Some(beta::quantile(1.0 - confidence, events as f64, (trials - events) as f64 + 1.0))
 }
 
 /// The two-sided interval of a rate: half of what the confidence leaves is spent at each end.
 pub fn interval(events: u64, trials: u64, confidence: f64) -> Option<(f64, f64)> {
     let each = f64::midpoint(confidence, 1.0);
     Some((lower_bound(events, trials, each)?, upper_bound(events, trials, each)?))
-}
-
-/// The `x` at which the beta distribution function reaches `p`.
-fn beta_quantile(p: f64, a: f64, b: f64) -> f64 {
-    let (mut low, mut high) = (0.0_f64, 1.0_f64);
-    // Each round halves the bracket; it ends when no number lies between.
-    while low < high {
-        let middle = f64::midpoint(low, high);
-        if middle <= low || middle >= high {
-            break;
-        }
-        if regularised_beta(middle, a, b) < p {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    high
-}
-
-/// The regularised incomplete beta function, for 0 < x < 1 and positive a and b.
-fn regularised_beta(x: f64, a: f64, b: f64) -> f64 {
-    let front = (a * x.ln() + b * (-x).ln_1p() - ln_beta(a, b)).exp();
-    // The fraction converges fast on the near side of the mean; the far side is the mirror image.
-    if x < (a + 1.0) / (a + b + 2.0) {
-        front * beta_fraction(x, a, b) / a
-    } else {
-        1.0 - front * beta_fraction(1.0 - x, b, a) / b
-    }
-}
-
-fn beta_fraction(x: f64, a: f64, b: f64) -> f64 {
-    const TINY: f64 = 1e-300;
-    let away_from_zero = |value: f64| if value.abs() < TINY { TINY } else { value };
-    let mut above = 1.0;
-    let mut below = 1.0 / away_from_zero(1.0 - (a + b) * x / (a + 1.0));
-    let mut fraction = below;
-    // It takes about the square root of the larger parameter; the bound keeps nonsense finite.
-    let rounds = 1000 + 10 * a.max(b).sqrt().min(1e4) as u64;
-    for round in 1..=rounds {
-        let m = round as f64;
-        let even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
-        below = 1.0 / away_from_zero(1.0 + even * below);
-        above = away_from_zero(1.0 + even / above);
-        fraction *= below * above;
-        let odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
-        below = 1.0 / away_from_zero(1.0 + odd * below);
-        above = away_from_zero(1.0 + odd / above);
-        let factor = below * above;
-        fraction *= factor;
-        if (factor - 1.0).abs() < 1e-15 {
-            break;
-        }
-    }
-    fraction
-}
-
-/// ln B(a, b). The larger parameter's two gamma functions nearly cancel, so their difference is expanded instead of
-/// taken: with millions of trials the plain formula would lose the digits the bound is made of.
-fn ln_beta(a: f64, b: f64) -> f64 {
-    let (small, large) = (a.min(b), a.max(b));
-    if large < STIRLING_FROM {
-        return ln_gamma(a) + ln_gamma(b) - ln_gamma(a + b);
-    }
-    let sum = small + large;
-    let growth = (large - 0.5) * (small / large).ln_1p() + small * sum.ln() - small;
-    ln_gamma(small) - growth - (stirling_series(sum) - stirling_series(large))
-}
-
-/// Above this the Stirling series is exact to rounding.
-const STIRLING_FROM: f64 = 15.0;
-
-/// ln Γ(x) for positive x: the Stirling series (DLMF 5.11.1), reached by Γ(x+1) = x·Γ(x).
-fn ln_gamma(x: f64) -> f64 {
-    let (mut x, mut product) = (x, 1.0);
-    while x < STIRLING_FROM {
-        product *= x;
-        x += 1.0;
-    }
-    (x - 0.5) * x.ln() - x + 0.5 * std::f64::consts::TAU.ln() + stirling_series(x) - f64::ln(product)
-}
-
-fn stirling_series(x: f64) -> f64 {
-    let square = 1.0 / (x * x);
-    let tail = 1.0 / 1260.0 - square * (1.0 / 1680.0 - square / 1188.0);
-    (1.0 / 12.0 - square * (1.0 / 360.0 - square * tail)) / x
 }
 
 #[cfg(test)]

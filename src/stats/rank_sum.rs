@@ -4,6 +4,8 @@
 //! J. L. Hodges and E. L. Lehmann, *Annals of Mathematical Statistics* 34 (1963); E. L. Lehmann, *Nonparametrics:
 //! Statistical Methods Based on Ranks* (1975), chapters 1 and 2.
 
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
 use super::{Interval, NoInterval, between_ordered, is_confidence};
 
 /// The most values taken per sample: the null distribution costs their fourth power.
@@ -36,8 +38,16 @@ pub fn shift(a: &[f64], b: &[f64], confidence: f64) -> Result<Interval, NoInterv
         return Err(NoInterval::NotFinite);
     }
     differences.sort_by(f64::total_cmp);
-    between_ordered(&differences, &null(smaller, larger), confidence)
+    between_ordered(&differences, &known_null(smaller, larger), confidence)
         .ok_or(NoInterval::TooFew { n: smaller, confidence })
+}
+
+/// [`null`], computed once a thread for each pair of sizes.
+fn known_null(m: usize, n: usize) -> Rc<[f64]> {
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<(usize, usize), Rc<[f64]>>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    KNOWN.with_borrow_mut(|known| Rc::clone(known.entry((m, n)).or_insert_with(|| null(m, n).into())))
 }
 
 /// The probability of each number of pairs in which `b` is above `a`, when both come from one distribution.

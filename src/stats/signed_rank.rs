@@ -4,6 +4,8 @@
 //! Statistics* 34 (1963); E. L. Lehmann, *Nonparametrics: Statistical Methods Based on Ranks* (1975), chapters 3
 //! and 4.
 
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
 use super::{Interval, NoInterval, between_ordered, is_confidence, quantile};
 
 /// The most values taken: their Walsh averages still fit a cache, and the null costs milliseconds.
@@ -51,8 +53,7 @@ pub fn interval(values: &[f64], confidence: f64) -> Result<Interval, NoInterval>
         return Err(NoInterval::TooMany { n, most: MOST_VALUES });
     }
     let averages = walsh_averages(values).ok_or(NoInterval::NotFinite)?;
-    let ranks: Vec<usize> = (1..=n).collect();
-    between_ordered(&averages, &null(&ranks), confidence).ok_or(NoInterval::TooFew { n, confidence })
+    between_ordered(&averages, &untied(n).each, confidence).ok_or(NoInterval::TooFew { n, confidence })
 }
 
 /// The outcome of a signed-rank test.
@@ -79,15 +80,59 @@ pub fn test(values: &[f64], centre: f64) -> Option<SignedRank> {
     let shifted: Vec<f64> = values.iter().map(|value| value - centre).filter(|d| *d != 0.0).collect();
     let shifted = quantile::finite(&shifted)?;
     let doubled = doubled_midranks(&shifted);
-    let null = null(&doubled);
     let positive: usize =
         shifted.iter().zip(&doubled).filter(|(value, _)| **value > 0.0).map(|(_, rank)| rank).sum();
-    let sum = |part: &[f64]| part.iter().sum::<f64>().min(1.0);
-    Some(SignedRank {
-        positive_ranks: positive as f64 / 2.0,
-        n: shifted.len(),
-        p_greater: sum(null.get(positive..).unwrap_or_default()),
-        p_less: sum(null.get(..=positive).unwrap_or_default()),
+    // Ties alone make an odd doubled rank, or one that is there twice.
+    let mut sorted = doubled.clone();
+    sorted.sort_unstable();
+    let is_untied = sorted.iter().enumerate().all(|(at, rank)| *rank == 2 * (at + 1));
+    let (p_greater, p_less) = if is_untied {
+        let null = untied(shifted.len());
+        (null.at_least(positive / 2), null.at_most(positive / 2))
+    } else {
+        let null = null(&doubled);
+        let sum = |part: &[f64]| part.iter().sum::<f64>().min(1.0);
+        (sum(null.get(positive..).unwrap_or_default()), sum(null.get(..=positive).unwrap_or_default()))
+    };
+    Some(SignedRank { positive_ranks: positive as f64 / 2.0, n: shifted.len(), p_greater, p_less })
+}
+
+/// The null distribution of the ranks 1 to n.
+struct Untied {
+    /// The probability of each sum.
+    each: Vec<f64>,
+    /// The probability of each sum or a smaller one.
+    up_to: Vec<f64>,
+}
+
+impl Untied {
+    fn at_most(&self, sum: usize) -> f64 {
+        self.up_to.get(sum).copied().unwrap_or(1.0).min(1.0)
+    }
+
+    /// The distribution is symmetric.
+    fn at_least(&self, sum: usize) -> f64 {
+        (self.each.len() - 1).checked_sub(sum).map_or(0.0, |mirrored| self.at_most(mirrored))
+    }
+}
+
+/// The same for every sample of a size, and asked for at every look of every metric: each is computed once a thread.
+fn untied(n: usize) -> Rc<Untied> {
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<usize, Rc<Untied>>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    KNOWN.with_borrow_mut(|known| {
+        Rc::clone(known.entry(n).or_insert_with(|| {
+            let ranks: Vec<usize> = (1..=n).collect();
+            let each = null(&ranks);
+            let mut sum = 0.0;
+            let up_to = each.iter().map(|probability| {
+                sum += probability;
+                sum
+            });
+            let up_to = up_to.collect();
+            Rc::new(Untied { each, up_to })
+        }))
     })
 }
 
