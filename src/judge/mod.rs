@@ -31,6 +31,8 @@ mod steering;
 mod stored;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_design;
 
 pub use levels::looks;
 pub use steering::{Steering, steer};

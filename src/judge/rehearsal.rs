@@ -309,7 +309,7 @@ impl<'a> Maker<'a> {
 }
 
 /// An arm whose times are `factor` times 10 ms.
-fn arm(factor: f64, memory: f64, cpu_s: f64) -> ArmEpoch {
+pub(super) fn arm(factor: f64, memory: f64, cpu_s: f64) -> ArmEpoch {
     let seconds = |times: f64| Some(0.010 * times * factor);
     ArmEpoch {
         start_to_ready_s: 0.5,
@@ -386,7 +386,7 @@ fn spoil(baseline: &mut Record, candidate: &mut Record, damage: Damage, random: 
 }
 
 /// A record before its first epoch.
-fn empty(
+pub(super) fn empty(
     runtime: RuntimeKind,
     session: &str,
     roles: &[ArmRole],

@@ -3,19 +3,32 @@ use std::time::Duration;
 use proptest::{prelude::ProptestConfig, prop_assert, prop_assert_ne, proptest};
 
 use super::{
-    compare,
-    fixture::{each_target, paired, record, stored},
+    Question, compare,
+    fixture::{calm, each_target, paired, record, stored},
 };
 use crate::model::{
     record::{ArmRole, Record},
     sample::ErrorClass,
-    settings::{ConnectionUse, Thresholds},
+    settings::{Allowance, ConnectionUse, Thresholds},
     target::RuntimeKind,
-    verdict::{Comparison, Evidence, Grade, Metric, MetricVerdict, Quantity, Verdict},
+    verdict::{Basis, Comparison, Evidence, Grade, Metric, MetricVerdict, Quantity, Verdict},
 };
 
+/// On a machine whose sessions hardly differ, so that one of each is enough.
+fn judge(baseline: &Record, candidate: &Record, thresholds: &Thresholds) -> Comparison {
+    let calm = calm();
+    compare(&Question { calibration: Some(&calm), ..Question::of(baseline, candidate, thresholds) })
+}
+
 fn judged(records: &(Record, Record)) -> Comparison {
-    compare(&records.0, &records.1, &Thresholds::default(), false)
+    judge(&records.0, &records.1, &Thresholds::default())
+}
+
+/// The defaults, with one metric's allowance changed.
+fn allowing(metric: Metric, change: impl Fn(&mut Allowance)) -> Thresholds {
+    let mut thresholds = Thresholds::default();
+    change(thresholds.0.get_mut(&metric).unwrap());
+    thresholds
 }
 
 fn of(comparison: &Comparison, metric: Metric) -> &MetricVerdict {
@@ -33,7 +46,8 @@ fn an_equal_candidate_passes_in_one_session() {
     assert_eq!(comparison.grade, Some(Grade::Paired));
     let order: Vec<Metric> = comparison.metrics.iter().map(|metric| metric.metric).collect();
     assert_eq!(order[..4], [Metric::P50, Metric::Mean, Metric::P95, Metric::P99]);
-    assert_eq!(order[4..], [Metric::MaxLatency, Metric::Errors, Metric::Memory, Metric::CpuPerRequest]);
+    assert_eq!(order[4..8], [Metric::MaxLatency, Metric::Errors, Metric::Memory, Metric::CpuPerRequest]);
+    assert_eq!(order[8..], [Metric::StartTime], "what was not asked for is not missing");
     let Evidence::Change { confidence, n, limit, .. } = of(&comparison, Metric::P50).evidence else {
         panic!()
     };
@@ -59,7 +73,7 @@ fn a_change_about_the_limit_is_undecided_and_the_remedy_is_named() {
     let comparison = judged(&paired(10, 1.049));
     assert_eq!(comparison.verdict, Verdict::Inconclusive);
     assert_eq!(of(&comparison, Metric::P50).verdict, Verdict::Inconclusive);
-    assert!(said(&comparison, "it would take about"), "{:?}", comparison.reasons);
+    assert!(said(&comparison, "epochs would decide it"), "{:?}", comparison.reasons);
 }
 
 #[test]
@@ -69,9 +83,12 @@ fn a_difference_within_the_slack_passes_whatever_its_share() {
         arm.latency.p50_s = arm.latency.p50_s.map(|s| s * 1.10);
         arm.latency.mean_s = arm.latency.mean_s.map(|s| s * 1.10);
     });
-    let strict = compare(&baseline, &candidate, &Thresholds::default(), false);
-    let slack = Thresholds { response_time_slack_s: 0.002, ..Thresholds::default() };
-    let lenient = compare(&baseline, &candidate, &slack, false);
+    let strict = judge(&baseline, &candidate, &Thresholds::default());
+    let mut slack = Thresholds::default();
+    for metric in [Metric::P50, Metric::Mean] {
+        slack.0.get_mut(&metric).unwrap().slack = 0.002;
+    }
+    let lenient = judge(&baseline, &candidate, &slack);
     assert_eq!((strict.verdict, lenient.verdict), (Verdict::Fail, Verdict::Pass));
     let Evidence::Change { limit, .. } = of(&lenient, Metric::P50).evidence else { panic!() };
     assert!((limit - 0.2).abs() < 0.01, "2 ms of 10 ms: {limit}");
@@ -84,10 +101,12 @@ fn advisory_metrics_do_not_decide() {
         arm.latency.p99_s = arm.latency.p99_s.map(|s| s * 3.0);
         arm.service.cpu = arm.service.cpu.map(|cpu| cpu * 2);
     });
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    let comparison = judge(&baseline, &candidate, &Thresholds::default());
     assert_eq!(of(&comparison, Metric::P99).verdict, Verdict::Fail);
     assert_eq!(of(&comparison, Metric::CpuPerRequest).verdict, Verdict::Fail);
-    assert_eq!(comparison.verdict, Verdict::Pass);
+    assert_eq!(comparison.verdict, Verdict::Fail);
+    let advisory = allowing(Metric::CpuPerRequest, |allowance| allowance.critical = false);
+    assert_eq!(judge(&baseline, &candidate, &advisory).verdict, Verdict::Pass);
 }
 
 #[test]
@@ -97,7 +116,7 @@ fn one_failed_request_fails_and_its_class_is_named() {
     arm.requests.succeeded -= 1;
     arm.requests.failed.insert(ErrorClass::StaleKeepAlive, 1);
     arm.requests.mended_by_retry = 1;
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    let comparison = judge(&baseline, &candidate, &Thresholds::default());
     let errors = of(&comparison, Metric::Errors);
     assert_eq!((errors.verdict, comparison.verdict), (Verdict::Fail, Verdict::Fail));
     let Evidence::Rate { events, trials, upper_bound, .. } = errors.evidence else { panic!() };
@@ -105,15 +124,15 @@ fn one_failed_request_fails_and_its_class_is_named() {
     assert!(upper_bound > 0.0001 && upper_bound < 0.0005, "{upper_bound}");
     let note = errors.note.as_deref().unwrap();
     assert!(note.contains("1 stale-keep-alive; 0 left after one idempotent retry"), "{note}");
-    let one_allowed = Thresholds { errors: 1, ..Thresholds::default() };
-    assert_eq!(compare(&baseline, &candidate, &one_allowed, false).verdict, Verdict::Pass);
+    let one_allowed = allowing(Metric::Errors, |allowance| allowance.limit = 1.0);
+    assert_eq!(judge(&baseline, &candidate, &one_allowed).verdict, Verdict::Pass);
 }
 
 #[test]
 fn one_slow_answer_fails() {
     let (baseline, mut candidate) = paired(10, 1.0);
     candidate.epochs[9].arms.get_mut(&ArmRole::Target).unwrap().latency.max_s = Some(5.001);
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    let comparison = judge(&baseline, &candidate, &Thresholds::default());
     assert_eq!(of(&comparison, Metric::MaxLatency).verdict, Verdict::Fail);
     assert_eq!(of(&comparison, Metric::MaxLatency).candidate, Some(Quantity::Seconds(5.001)));
     assert_eq!(comparison.verdict, Verdict::Fail);
@@ -137,7 +156,8 @@ fn the_control_takes_the_machine_out_of_a_stored_comparison() {
     let comparison = judged(&stored(12, 1.0, 1.3));
     assert_eq!(comparison.verdict, Verdict::Pass, "a slower day is nobody's fault: {comparison:#?}");
     assert_eq!(comparison.grade, Some(Grade::Controlled));
-    assert!(said(&comparison, "session to session"));
+    let Evidence::Change { basis, .. } = &of(&comparison, Metric::P50).evidence else { panic!() };
+    assert!(matches!(basis, Basis::Stored { sessions: (1, 1), .. }), "{basis:?}");
     assert_eq!(judged(&stored(12, 1.12, 0.7)).verdict, Verdict::Fail);
 }
 
@@ -147,14 +167,14 @@ fn identical_arms_that_differ_make_the_session_invalid() {
         let arms = [(ArmRole::Target, 1.0), (ArmRole::TargetAgain, again)];
         let baseline = record(RuntimeKind::Docker, "s1", 10, &arms);
         let candidate = paired(10, 1.3).1;
-        let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+        let comparison = judge(&baseline, &candidate, &Thresholds::default());
         assert_eq!(comparison.verdict, Verdict::Invalid, "even before a FAIL");
         assert!(said(&comparison, "the baseline differs from itself: p50"), "{:?}", comparison.reasons);
     }
     let (baseline, _) = stored(10, 1.0, 1.0);
     let arms = [(ArmRole::Target, 1.5), (ArmRole::Control, 1.0), (ArmRole::ControlAgain, 1.2)];
     let candidate = record(RuntimeKind::Pm2, "s2", 10, &arms);
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    let comparison = judge(&baseline, &candidate, &Thresholds::default());
     assert_eq!(comparison.verdict, Verdict::Invalid);
     assert!(said(&comparison, "the candidate's control differs from itself"), "{:?}", comparison.reasons);
 }
@@ -179,11 +199,11 @@ fn too_few_epochs_never_pass() {
 fn an_epoch_only_one_side_has_cannot_help_a_pass() {
     let (baseline, mut candidate) = paired(10, 1.0);
     candidate.epochs.pop();
-    assert_eq!(compare(&baseline, &candidate, &Thresholds::default(), false).verdict, Verdict::Inconclusive);
+    assert_eq!(judge(&baseline, &candidate, &Thresholds::default()).verdict, Verdict::Inconclusive);
     let (baseline, mut candidate) = paired(5, 1.0);
     let mut twice = candidate.epochs.clone();
     candidate.epochs.append(&mut twice);
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    let comparison = judge(&baseline, &candidate, &Thresholds::default());
     assert_eq!(comparison.verdict, Verdict::Inconclusive, "an epoch written twice counts once");
 }
 
@@ -195,32 +215,36 @@ fn less_load_than_asked_for_is_said_and_cannot_pass() {
         arm.requests.succeeded = 900;
     };
     cut(candidate.epochs[0].arms.get_mut(&ArmRole::Target).unwrap());
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
-    assert!(said(&comparison, "in 1 of 10 epochs less than 99%"), "{:?}", comparison.reasons);
+    let comparison = judge(&baseline, &candidate, &Thresholds::default());
+    assert!(
+        said(&comparison, "in 1 of 10 undisturbed epochs it took less than 99%"),
+        "{:?}",
+        comparison.reasons
+    );
     assert_eq!(of(&comparison, Metric::Errors).verdict, Verdict::Inconclusive, "100 were never answered");
     assert_eq!(comparison.verdict, Verdict::Inconclusive);
     cut(candidate.epochs[1].arms.get_mut(&ArmRole::Target).unwrap());
-    assert_eq!(compare(&baseline, &candidate, &Thresholds::default(), false).verdict, Verdict::Inconclusive);
+    assert_eq!(judge(&baseline, &candidate, &Thresholds::default()).verdict, Verdict::Inconclusive);
 }
 
 #[test]
 fn a_session_cut_short_cannot_pass() {
     let (baseline, mut candidate) = paired(10, 1.0);
-    candidate.session.complete = false;
-    assert_eq!(compare(&baseline, &candidate, &Thresholds::default(), false).verdict, Verdict::Inconclusive);
+    candidate.session.ended = None;
+    assert_eq!(judge(&baseline, &candidate, &Thresholds::default()).verdict, Verdict::Inconclusive);
     let (baseline, mut candidate) = paired(10, 1.0);
-    candidate.session.planned_epochs = 12;
-    assert_eq!(compare(&baseline, &candidate, &Thresholds::default(), false).verdict, Verdict::Inconclusive);
+    candidate.session.measured_epochs = 12;
+    assert_eq!(judge(&baseline, &candidate, &Thresholds::default()).verdict, Verdict::Inconclusive);
 }
 
 #[test]
 fn without_an_arm_measured_twice_nothing_passes() {
-    let (mut baseline, candidate) = paired(10, 1.0);
-    assert_eq!(compare(&baseline, &candidate, &Thresholds::default(), false).verdict, Verdict::Pass);
-    for epoch in &mut baseline.epochs {
+    let (mut baseline, mut candidate) = paired(10, 1.0);
+    assert_eq!(judge(&baseline, &candidate, &Thresholds::default()).verdict, Verdict::Pass);
+    for epoch in baseline.epochs.iter_mut().chain(&mut candidate.epochs) {
         epoch.arms.remove(&ArmRole::TargetAgain);
     }
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    let comparison = judge(&baseline, &candidate, &Thresholds::default());
     assert_eq!(comparison.verdict, Verdict::Inconclusive);
     assert!(said(&comparison, "no arm was measured twice"), "{:?}", comparison.reasons);
 }
@@ -235,7 +259,7 @@ fn a_time_out_below_the_limit_hides_how_long_it_took() {
         arm.requests.succeeded -= 1;
         arm.requests.failed.insert(crate::model::sample::ErrorClass::Timeout, 1);
     });
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    let comparison = judge(&baseline, &candidate, &Thresholds::default());
     assert_eq!(of(&comparison, Metric::MaxLatency).verdict, Verdict::Inconclusive);
 }
 
@@ -243,22 +267,18 @@ fn a_time_out_below_the_limit_hides_how_long_it_took() {
 fn requests_without_an_outcome_cannot_pass() {
     let (baseline, mut candidate) = paired(10, 1.0);
     each_target(&mut candidate, |_, arm| arm.requests.succeeded -= 1);
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+    let comparison = judge(&baseline, &candidate, &Thresholds::default());
     assert_eq!(of(&comparison, Metric::Errors).verdict, Verdict::Inconclusive);
 }
 
 #[test]
 fn a_limit_that_is_no_number_decides_nothing() {
-    let nan = f64::NAN;
-    let thresholds = Thresholds {
-        response_time_share: nan,
-        response_time_slack_s: nan,
-        memory_share: nan,
-        max_latency_s: nan,
-        ..Thresholds::default()
-    };
+    let mut thresholds = Thresholds::default();
+    for allowance in thresholds.0.values_mut() {
+        (allowance.limit, allowance.slack) = (f64::NAN, f64::NAN);
+    }
     let (baseline, candidate) = paired(10, 1.0);
-    assert_eq!(compare(&baseline, &candidate, &thresholds, false).verdict, Verdict::Inconclusive);
+    assert_eq!(judge(&baseline, &candidate, &thresholds).verdict, Verdict::Inconclusive);
 }
 
 /// What makes two records incomparable, and the words it is told in.
@@ -285,8 +305,8 @@ fn records_of_different_things_are_incomparable() {
         (|r| r.load.connections = 1, "the number of connections"),
         (|r| r.load.connection_use = ConnectionUse::PerRequest, "one a request for the candidate"),
         (
-            |r| r.load.precision = None,
-            "balanced for the baseline, that of an earlier engine for the candidate",
+            |r| r.load.precision = crate::model::load::Precision::Eco,
+            "balanced for the baseline, eco for the candidate",
         ),
         (|r| r.load.requests_digest = "cc".into(), "the requests of the load changed"),
         (|r| r.format.major += 1, "the record format"),
@@ -312,7 +332,14 @@ fn another_machine_gives_an_advisory_answer_when_asked() {
     let (baseline, mut candidate) = stored(12, 1.0, 1.3);
     candidate.host.cpu_count = 4;
     candidate.host.governor = Some("performance".to_owned());
-    let comparison = compare(&baseline, &candidate, &Thresholds::default(), true);
+    let thresholds = Thresholds::default();
+    let calm = calm();
+    let question = Question {
+        across_hosts: true,
+        calibration: Some(&calm),
+        ..Question::of(&baseline, &candidate, &thresholds)
+    };
+    let comparison = compare(&question);
     assert_eq!((comparison.grade, comparison.verdict), (Some(Grade::AcrossHosts), Verdict::Pass));
     assert!(said(&comparison, "the governor differs: none for the baseline, performance for the candidate"));
     assert!(said(&comparison, "the number of processors differs: 2"));
@@ -360,7 +387,7 @@ proptest! {
         let (baseline, mut candidate) =
             if is_paired { paired(epochs, factor) } else { stored(epochs, factor, 1.1) };
         let metric = spoil(&mut candidate, at % epochs as usize, what, with);
-        let comparison = compare(&baseline, &candidate, &Thresholds::default(), false);
+        let comparison = judge(&baseline, &candidate, &Thresholds::default());
         prop_assert_ne!(comparison.verdict, Verdict::Pass);
         prop_assert_ne!(of(&comparison, metric).verdict, Verdict::Pass);
     }
@@ -378,7 +405,10 @@ proptest! {
             arm.service.memory.as_mut().unwrap().anonymous.0 = bytes;
             arm.service.cpu = Some(Duration::from_nanos(bytes));
         });
-        let comparison = compare(&baseline, &candidate, &Thresholds::default(), true);
+        let thresholds = Thresholds::default();
+    let calm = calm();
+    let question = Question { across_hosts: true, calibration: Some(&calm), ..Question::of(&baseline, &candidate, &thresholds) };
+    let comparison = compare(&question);
         for metric in &comparison.metrics {
             if let Evidence::Change { estimate, low, high, .. } = metric.evidence {
                 prop_assert!(low <= estimate && estimate <= high);
