@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, progress, warnings and errors to stderr.
 
+//CAL mod calibrate;
 mod collect;
 mod compare;
 mod demo;
@@ -46,6 +47,7 @@ struct Cli {
 enum Command {
     Init(init::Args),
     Doctor(doctor::Args),
+    //CAL Calibrate(Box<calibrate::Args>),
     Collect(collect::Args),
     Compare(compare::Args),
     Validate(validate::Args),
@@ -107,6 +109,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
         Command::Doctor(args) => doctor::run(&args).await,
+        //CAL Command::Calibrate(args) => calibrate::run(&args).await,
         Command::Collect(args) => collect::run(&args).await,
         Command::Compare(args) => compare::run(&args),
         Command::Validate(args) => validate::run(&args).await,

@@ -6,6 +6,7 @@ use super::{
     document::{Field, Section},
     error::{ConfigError, listed},
     names::check_file_name,
+    workload,
 };
 use crate::model::{
     load::Precision,
@@ -27,7 +28,7 @@ pub(super) const LOAD_KEYS: [&str; 10] = [
     "precision",
 ];
 /// Keys of `[target.NAME]`.
-pub(super) const TARGET_KEYS: [&str; 5] = ["runtime", "reload", "network", "before_build", "program"];
+pub(super) const TARGET_KEYS: [&str; 6] = ["runtime", "reload", "network", "before_build", "program", "env"];
 
 /// The least duration that is not zero.
 const ABOVE_ZERO: Duration = Duration::from_nanos(1);
@@ -143,6 +144,7 @@ fn target(field: &Field<'_, '_>) -> Result<Target, ConfigError> {
             })?
             .unwrap_or_default(),
     };
+    target.env = section.optional("env", workload::variables)?.unwrap_or_default();
     target.before_build = section.optional("before_build", Field::texts)?;
     target.pm2_program = section.optional("program", |field| {
         let program = field.document().folder().join(field.text()?);

@@ -255,7 +255,7 @@ fn variable(field: &Field<'_, '_>) -> Result<String, ConfigError> {
     Ok(name.to_owned())
 }
 
-fn variables(field: &Field<'_, '_>) -> Result<BTreeMap<String, String>, ConfigError> {
+pub(super) fn variables(field: &Field<'_, '_>) -> Result<BTreeMap<String, String>, ConfigError> {
     field
         .entries()?
         .iter()

@@ -104,9 +104,7 @@ impl Samples {
     /// The sessions' means with their pooled deviation, where there are enough of them.
     fn means(&self) -> Option<Means> {
         let centres = |side: &[Vec<f64>]| -> Option<Vec<f64>> {
-            side.iter()
-                .map(|changes| Some(signed_rank::walsh_averages(changes)?).and_then(|w| middle(&w)))
-                .collect()
+            side.iter().map(|changes| signed_rank::centre(changes)).collect()
         };
         let (from, to) = (centres(&self.baseline)?, centres(&self.candidate)?);
         let degrees = (from.len() + to.len()).checked_sub(2).filter(|degrees| *degrees >= LEAST_DEGREES)?;
@@ -192,12 +190,6 @@ struct Means {
     shift: f64,
     deviation: f64,
     degrees: usize,
-}
-
-fn middle(sorted: &[f64]) -> Option<f64> {
-    let upper = *sorted.get(sorted.len() / 2)?;
-    let lower = *sorted.get((sorted.len() - 1) / 2)?;
-    Some(f64::midpoint(lower, upper))
 }
 
 /// From the lower of two lower ends to the higher of two higher ends.

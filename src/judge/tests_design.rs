@@ -66,9 +66,10 @@ fn a_session_stops_when_it_is_decided_hopeless_or_at_its_end() {
     assert_eq!(steered(&sequential(10, 40, 1.0)), Steering::Stop(Ended::Decided));
     assert_eq!(steered(&sequential(15, 40, 1.3)), Steering::Stop(Ended::Decided));
     // Too close to its limit for the epochs there are, either way.
-    // (The fixture's noise lowers this side by 0.4%.)
-    assert_eq!(steered(&sequential(30, 40, 1.054)), Steering::Stop(Ended::Futile));
-    assert_eq!(steered(&sequential(6, 6, 1.054)), Steering::Stop(Ended::AllMeasured));
+    let hopeless = |at: u32| steered(&sequential(30, 40, 1.05 + f64::from(at) * 0.0005));
+    let stopped: Vec<u32> = (0..20).filter(|at| hopeless(*at) == Steering::Stop(Ended::Futile)).collect();
+    assert!(!stopped.is_empty() && stopped.len() < 10, "{stopped:?}");
+    assert_eq!(steered(&sequential(6, 6, 1.052)), Steering::Stop(Ended::AllMeasured));
     let mut broken = sequential(10, 40, 1.0);
     for epoch in &mut broken.0.epochs {
         let arm = epoch.arms.get_mut(&ArmRole::TargetAgain).unwrap();

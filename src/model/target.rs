@@ -92,6 +92,8 @@ pub struct Target {
     pub before_build: Option<Vec<String>>,
     /// An explicit `pm2` program, else the one on PATH (PM2 only).
     pub pm2_program: Option<std::path::PathBuf>,
+    /// Variables for every service on this target alone. Their names are recorded, their values never.
+    pub env: std::collections::BTreeMap<String, String>,
 }
 
 impl Target {
@@ -103,6 +105,7 @@ impl Target {
             docker: DockerOptions::default(),
             before_build: None,
             pm2_program: None,
+            env: std::collections::BTreeMap::new(),
         }
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: measuring, judging, files, and the choice of streams.
 
+pub mod calibration;
 pub mod hdr;
 pub mod json;
 pub mod live;

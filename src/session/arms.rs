@@ -8,6 +8,7 @@ use crate::{
         event::Event,
         record::ArmRole,
         target::{RuntimeIdentity, RuntimeKind, StandIn, Target},
+        workload::Workload,
     },
     runtime::{
         Arm, Runtime, RuntimeError, bare::Bare, builtin::Builtin, docker::Docker, pm2::Pm2,
@@ -96,10 +97,22 @@ impl Arms {
         Ok(Arm {
             name: planned.name.clone(),
             target: planned.target.clone(),
-            workload: Arc::clone(&self.context.workload),
+            workload: self.workload_on(&planned.target),
             ports: allocator.for_arm(&self.context.workload)?,
             sandbox: folder.arm(&planned.name)?,
         })
+    }
+
+    /// The workload with the target's own variables over its services'.
+    fn workload_on(&self, target: &Target) -> Arc<Workload> {
+        if target.env.is_empty() {
+            return Arc::clone(&self.context.workload);
+        }
+        let mut workload = Workload::clone(&self.context.workload);
+        for service in &mut workload.services {
+            service.env.extend(target.env.clone());
+        }
+        Arc::new(workload)
     }
 
     /// Finds every runtime and does what must be done once.
@@ -111,6 +124,10 @@ impl Arms {
             let failed = SessionError::runtime(&arm.name);
             let mut resolved = resolve(arm.clone(), &self.context.own_executable).await.map_err(failed)?;
             resolved.identity.target.clone_from(&arm.target.name);
+            if !arm.target.env.is_empty() {
+                let names: Vec<&str> = arm.target.env.keys().map(String::as_str).collect();
+                resolved.identity.options.insert("env".to_owned(), names.join(" "));
+            }
             self.running.push(resolved);
             let prepared = self.running.last_mut().expect("one was just pushed").runtime.prepare().await;
             prepared.map_err(SessionError::runtime(&arm.name))?;

@@ -12,9 +12,7 @@ use super::beta;
 /// assert_eq!(median(&[]), None);
 /// ```
 pub fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = finite(values)?;
-    sorted.sort_by(f64::total_cmp);
-    median_of_sorted(&sorted)
+    middle(&mut finite(values)?)
 }
 
 /// The Harrell–Davis estimate of the `q` quantile from a histogram: values in ascending order, each with how often it
@@ -79,10 +77,18 @@ fn weighted_by_order(bins: &[(f64, u64)], n: f64, q: f64) -> f64 {
     mean
 }
 
-pub(super) fn median_of_sorted(sorted: &[f64]) -> Option<f64> {
-    let upper = *sorted.get(sorted.len() / 2)?;
-    let lower = *sorted.get((sorted.len() - 1) / 2)?;
-    Some(f64::midpoint(lower, upper))
+/// The median of values in any order, which are put into another.
+pub(super) fn middle(values: &mut [f64]) -> Option<f64> {
+    let n = values.len();
+    if n == 0 {
+        return None;
+    }
+    let (below, upper, _) = values.select_nth_unstable_by(n / 2, f64::total_cmp);
+    if n % 2 == 1 {
+        return Some(*upper);
+    }
+    let lower = below.iter().copied().max_by(f64::total_cmp)?;
+    Some(f64::midpoint(lower, *upper))
 }
 
 /// A copy, if every value is finite.

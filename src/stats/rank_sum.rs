@@ -32,13 +32,12 @@ pub fn shift(a: &[f64], b: &[f64], confidence: f64) -> Result<Interval, NoInterv
     if larger > MOST_VALUES {
         return Err(NoInterval::TooMany { n: larger, most: MOST_VALUES });
     }
-    let mut differences: Vec<f64> = b.iter().flat_map(|to| a.iter().map(move |from| to - from)).collect();
+    let differences: Vec<f64> = b.iter().flat_map(|to| a.iter().map(move |from| to - from)).collect();
     let all_finite = a.iter().chain(b).chain(&differences).all(|value| value.is_finite());
     if !all_finite {
         return Err(NoInterval::NotFinite);
     }
-    differences.sort_by(f64::total_cmp);
-    between_ordered(&differences, &known_null(smaller, larger), confidence)
+    between_ordered(differences, &known_null(smaller, larger), confidence)
         .ok_or(NoInterval::TooFew { n: smaller, confidence })
 }
 

@@ -11,19 +11,31 @@ use super::{Interval, NoInterval, between_ordered, is_confidence, quantile};
 /// The most values taken: their Walsh averages still fit a cache, and the null costs milliseconds.
 pub const MOST_VALUES: usize = 500;
 
-/// The averages of all pairs, each value with itself included, in ascending order: n(n+1)/2 of them.
+/// The Hodges–Lehmann estimate of the centre: the median of the averages of all pairs, each value with itself
+/// included.
 ///
-/// `None` when a value is not finite or there are more than [`MOST_VALUES`].
-pub fn walsh_averages(values: &[f64]) -> Option<Vec<f64>> {
+/// `None` when there are no values, one is not finite, or there are more than [`MOST_VALUES`].
+///
+/// ```
+/// # use qbench::stats::signed_rank::centre;
+/// assert_eq!(centre(&[1.0, 2.0, 6.0]), Some(2.75));
+/// ```
+pub fn centre(values: &[f64]) -> Option<f64> {
     if values.len() > MOST_VALUES {
         return None;
     }
-    let values = quantile::finite(values)?;
+    quantile::middle(&mut walsh_averages(values)?)
+}
+
+/// The averages of all pairs: n(n+1)/2 of them, in no order. `None` when a value is not finite.
+fn walsh_averages(values: &[f64]) -> Option<Vec<f64>> {
+    if values.iter().any(|value| !value.is_finite()) {
+        return None;
+    }
     let mut averages = Vec::with_capacity(values.len() * (values.len() + 1) / 2);
     for (at, first) in values.iter().enumerate() {
-        averages.extend(values.iter().skip(at).map(|second| f64::midpoint(*first, *second)));
+        averages.extend(values[at..].iter().map(|second| f64::midpoint(*first, *second)));
     }
-    averages.sort_by(f64::total_cmp);
     Some(averages)
 }
 
@@ -53,7 +65,7 @@ pub fn interval(values: &[f64], confidence: f64) -> Result<Interval, NoInterval>
         return Err(NoInterval::TooMany { n, most: MOST_VALUES });
     }
     let averages = walsh_averages(values).ok_or(NoInterval::NotFinite)?;
-    between_ordered(&averages, &untied(n).each, confidence).ok_or(NoInterval::TooFew { n, confidence })
+    between_ordered(averages, &untied(n).each, confidence).ok_or(NoInterval::TooFew { n, confidence })
 }
 
 /// The outcome of a signed-rank test.

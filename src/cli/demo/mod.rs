@@ -121,6 +121,7 @@ struct Settings {
     hold_mb: usize,
     knobs: bool,
     abrupt: bool,
+    extra_us: u64,
     watched: Vec<worker::Watched>,
 }
 
@@ -149,6 +150,10 @@ impl Settings {
                 .filter(|mb| *mb <= 4096)
                 .ok_or(DemoError::Variable { name: "HOLD_MB", expected: "a number of MiB, 0 to 4096" })?,
             knobs: variable("QBENCH_DEMO_KNOBS").as_deref() == Some("1"),
+            extra_us: variable("EXTRA_US")
+                .map_or(Some(0), |us| us.parse().ok())
+                .filter(|us| *us <= 10_000_000)
+                .ok_or(DemoError::Variable { name: "EXTRA_US", expected: "microseconds, 0 to 10000000" })?,
             abrupt: variable("ABRUPT").as_deref() == Some("1"),
             watched: vec![
                 worker::Watched::new("front", "FRONT_URL", variable("FRONT_URL"), 3000)?,

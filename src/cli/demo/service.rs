@@ -31,6 +31,7 @@ pub(super) struct Service {
     release: String,
     started: Instant,
     knobs: bool,
+    extra_us: u64,
     /// Taken at the start and never given back, so that there is memory to measure.
     _held: Vec<u8>,
     state: Mutex<State>,
@@ -80,6 +81,7 @@ impl Service {
             release: settings.release.clone(),
             started: Instant::now(),
             knobs: settings.knobs,
+            extra_us: settings.extra_us,
             _held: taken(settings.hold_mb << 20),
             state: Mutex::default(),
         }
@@ -114,7 +116,7 @@ impl Service {
         match (&head.method, head.uri.path()) {
             (&Method::GET, "/health") => Ok(self.health()),
             (&Method::GET, "/version") => Ok(json!({ "release": self.release })),
-            (&Method::GET | &Method::POST, "/work") => work(query),
+            (&Method::GET | &Method::POST, "/work") => work(query, self.extra_us),
             (&Method::POST, "/ingest") if self.role == Role::Back => self.ingest(&body),
             (&Method::GET, "/summary") if self.role == Role::Back => {
                 Ok(json!({ "metrics": self.state().metrics }))
@@ -198,11 +200,11 @@ impl Service {
     }
 }
 
-/// Spins for `cpu_us` and holds `memory_kb` meanwhile.
-fn work(query: &str) -> Result<Value, Refusal> {
+/// Spins for `cpu_us`, and `extra_us` that the service was started with, and holds `memory_kb` meanwhile.
+fn work(query: &str, extra_us: u64) -> Result<Value, Refusal> {
     let cpu_us = number(query, "cpu_us", 10_000_000)?.unwrap_or(300);
     let memory_kb = number(query, "memory_kb", 1 << 20)?.unwrap_or(16);
-    let end = Instant::now() + Duration::from_micros(cpu_us);
+    let end = Instant::now() + Duration::from_micros(cpu_us.saturating_add(extra_us));
     let held = taken((memory_kb << 10) as usize);
     while Instant::now() < end {}
     black_box(held);
