@@ -59,6 +59,8 @@ fn row(row: &ParityRow) -> serde_json::Result<Value> {
         "verdict": row.verdict().to_string(),
         "reason": row.reason(),
         "error_rate_bound_95": row.error_rate_bound,
+        "runs_with_errors": row.outcome.runs_with_errors().map(|(events, _)| events),
+        "run_error_rate_bound_95": row.run_error_rate_bound,
         "figures": figures,
         "runs": serde_json::to_value(row.runs())?,
     }))

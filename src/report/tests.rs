@@ -118,8 +118,9 @@ pub(super) fn parity_rows() -> Vec<ParityRow> {
             (Figure::LongestGapSeconds, gap),
         ])
     };
-    let row = |target, outcome| ParityRow {
+    let row = |target, outcome, run_error_rate_bound| ParityRow {
         error_rate_bound: None,
+        run_error_rate_bound,
         scenario: "zero-downtime-reload".to_owned(),
         target,
         outcome,
@@ -129,14 +130,17 @@ pub(super) fn parity_rows() -> Vec<ParityRow> {
         row(
             stand_in(),
             ScenarioOutcome::Ran { runs: vec![run(0.0, 0.012), run(0.0, 0.02), run(0.0, 0.011)] },
+            Some(0.631_597),
         ),
         row(
             identity(RuntimeKind::Docker, "27.0"),
             ScenarioOutcome::Ran { runs: vec![run(41.0, 0.6), run(38.0, 0.55), run(0.0, 0.01)] },
+            Some(0.983_048),
         ),
         row(
             identity(RuntimeKind::Bare, "1"),
             ScenarioOutcome::Unsupported { reason: "bare has no reload".to_owned() },
+            None,
         ),
     ]
 }
@@ -278,17 +282,19 @@ fn parity_as_a_table() {
     pm2: builtin 0.1.0 (/usr/bin/builtin), STANDING IN FOR pm2: no pm2 on PATH
     docker: docker 27.0 (/usr/bin/docker)
     bare: bare 1 (/usr/bin/bare)
-    ┌──────────────────────┬───────────────────────────┬────────────────────┬──────────┬──────────┬─────────────┬──────┬─────────────┐
-    │ scenario             ┆ target                    ┆ figure             ┆ median   ┆ worst    ┆ expected    ┆ runs ┆ verdict     │
-    ╞══════════════════════╪═══════════════════════════╪════════════════════╪══════════╪══════════╪═════════════╪══════╪═════════════╡
-    │ zero-downtime-reload ┆ pm2 (builtin standing in) ┆ errors             ┆ 0        ┆ 0        ┆ ≤ 0 met     ┆ 3    ┆ PASS        │
-    │                      ┆                           ┆ new release share  ┆ 100%     ┆ 100%     ┆ ≥ 100% met  ┆      ┆             │
-    │                      ┆                           ┆ longest gap        ┆ 12.00ms  ┆ 20.00ms  ┆ –           ┆      ┆             │
-    │ zero-downtime-reload ┆ docker                    ┆ errors             ┆ 38       ┆ 41       ┆ ≤ 0 NOT MET ┆ 3    ┆ FAIL        │
-    │                      ┆                           ┆ new release share  ┆ 100%     ┆ 100%     ┆ ≥ 100% met  ┆      ┆             │
-    │                      ┆                           ┆ longest gap        ┆ 550.00ms ┆ 600.00ms ┆ –           ┆      ┆             │
-    │ zero-downtime-reload ┆ bare                      ┆ bare has no reload ┆          ┆          ┆             ┆ 0    ┆ UNSUPPORTED │
-    └──────────────────────┴───────────────────────────┴────────────────────┴──────────┴──────────┴─────────────┴──────┴─────────────┘
+    ┌──────────────────────┬───────────────────────────┬────────────────────┬──────────┬───────────────────────┬─────────────┬──────┬─────────────┐
+    │ scenario             ┆ target                    ┆ figure             ┆ median   ┆ worst                 ┆ expected    ┆ runs ┆ verdict     │
+    ╞══════════════════════╪═══════════════════════════╪════════════════════╪══════════╪═══════════════════════╪═════════════╪══════╪═════════════╡
+    │ zero-downtime-reload ┆ pm2 (builtin standing in) ┆ errors             ┆ 0        ┆ 0                     ┆ ≤ 0 met     ┆ 3    ┆ PASS        │
+    │                      ┆                           ┆ new release share  ┆ 100%     ┆ 100%                  ┆ ≥ 100% met  ┆      ┆             │
+    │                      ┆                           ┆ longest gap        ┆ 12.00ms  ┆ 20.00ms               ┆ –           ┆      ┆             │
+    │                      ┆                           ┆ runs with errors   ┆          ┆ 0 of 3 (< 64% at 95%) ┆             ┆      ┆             │
+    │ zero-downtime-reload ┆ docker                    ┆ errors             ┆ 38       ┆ 41                    ┆ ≤ 0 NOT MET ┆ 3    ┆ FAIL        │
+    │                      ┆                           ┆ new release share  ┆ 100%     ┆ 100%                  ┆ ≥ 100% met  ┆      ┆             │
+    │                      ┆                           ┆ longest gap        ┆ 550.00ms ┆ 600.00ms              ┆ –           ┆      ┆             │
+    │                      ┆                           ┆ runs with errors   ┆          ┆ 2 of 3 (< 99% at 95%) ┆             ┆      ┆             │
+    │ zero-downtime-reload ┆ bare                      ┆ bare has no reload ┆          ┆                       ┆             ┆ 0    ┆ UNSUPPORTED │
+    └──────────────────────┴───────────────────────────┴────────────────────┴──────────┴───────────────────────┴─────────────┴──────┴─────────────┘
     ");
 }
 
@@ -301,8 +307,8 @@ fn parity_as_markdown() {
 
     | scenario | target | figure | median | worst | expected | runs | verdict |
     |---|---|---|---|---|---|---|---|
-    | zero-downtime-reload | pm2 (builtin standing in) | errors<br>new release share<br>longest gap | 0<br>100%<br>12.00ms | 0<br>100%<br>20.00ms | ≤ 0 met<br>≥ 100% met<br>– | 3 | PASS |
-    | zero-downtime-reload | docker | errors<br>new release share<br>longest gap | 38<br>100%<br>550.00ms | 41<br>100%<br>600.00ms | ≤ 0 NOT MET<br>≥ 100% met<br>– | 3 | FAIL |
+    | zero-downtime-reload | pm2 (builtin standing in) | errors<br>new release share<br>longest gap<br>runs with errors | 0<br>100%<br>12.00ms | 0<br>100%<br>20.00ms<br>0 of 3 (&lt; 64% at 95%) | ≤ 0 met<br>≥ 100% met<br>– | 3 | PASS |
+    | zero-downtime-reload | docker | errors<br>new release share<br>longest gap<br>runs with errors | 38<br>100%<br>550.00ms | 41<br>100%<br>600.00ms<br>2 of 3 (&lt; 99% at 95%) | ≤ 0 NOT MET<br>≥ 100% met<br>– | 3 | FAIL |
     | zero-downtime-reload | bare | bare has no reload |  |  |  | 0 | UNSUPPORTED |
     ");
 }
@@ -318,6 +324,9 @@ fn parity_as_json() {
     assert_eq!((&errors["figure"], &errors["met"]), (&"errors".into(), &false.into()));
     assert_eq!((errors["median"].as_f64(), errors["worst"].as_f64()), (Some(38.0), Some(41.0)));
     assert_eq!(value["rows"][2]["reason"], "bare has no reload");
+    assert_eq!(value["rows"][1]["runs_with_errors"], 2);
+    assert_eq!(value["rows"][1]["run_error_rate_bound_95"], 0.983_048);
+    assert!(value["rows"][2]["runs_with_errors"].is_null());
 }
 
 #[test]
