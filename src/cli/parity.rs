@@ -58,6 +58,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
             match session::run_scenario(&prepared.context, id, scenario, target).await {
                 Ok((identity, outcome)) => rows.push(ParityRow {
                     error_rate_bound: error_rate_bound(&outcome),
+                    run_error_rate_bound: run_error_rate_bound(&outcome),
                     scenario: scenario.name.clone(),
                     target: identity,
                     outcome,
@@ -136,6 +137,12 @@ fn error_rate_bound(outcome: &ScenarioOutcome) -> Option<f64> {
     upper_bound(total(Figure::Errors), total(Figure::Requests), judge::CONFIDENCE)
 }
 
+/// The same on the rate of repetitions in which any request failed.
+fn run_error_rate_bound(outcome: &ScenarioOutcome) -> Option<f64> {
+    let (events, runs) = outcome.runs_with_errors()?;
+    upper_bound(events, runs, judge::CONFIDENCE)
+}
+
 /// Anything that did not meet its expectations is a failure; what a runtime cannot do is at best inconclusive.
 fn exit_code(rows: &[ParityRow]) -> ExitCode {
     let any = |wanted: &[Outcome]| rows.iter().any(|row| wanted.contains(&row.verdict()));
@@ -145,5 +152,31 @@ fn exit_code(rows: &[ParityRow]) -> ExitCode {
         ExitCode::Inconclusive
     } else {
         ExitCode::Pass
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Figure, ScenarioOutcome, error_rate_bound, run_error_rate_bound};
+
+    fn ran(errors: &[f64]) -> ScenarioOutcome {
+        let run = |errors: &f64| BTreeMap::from([(Figure::Errors, *errors), (Figure::Requests, 1000.0)]);
+        ScenarioOutcome::Ran { runs: errors.iter().map(run).collect() }
+    }
+
+    #[test]
+    fn a_bound_per_run_is_not_fooled_by_many_requests() {
+        let within = |bound: Option<f64>, expected: f64| bound.is_some_and(|b| (b - expected).abs() < 1e-4);
+        let none = ran(&[0.0; 5]);
+        assert!(within(error_rate_bound(&none), 0.000_599), "{:?}", error_rate_bound(&none));
+        assert!(within(run_error_rate_bound(&none), 0.450_7), "{:?}", run_error_rate_bound(&none));
+        assert!(within(run_error_rate_bound(&ran(&[0.0; 20])), 0.139_1));
+        // Clopper–Pearson for 1 of 5: the 95% quantile of Beta(2, 4).
+        assert!(within(run_error_rate_bound(&ran(&[0.0, 41.0, 0.0, 0.0, 0.0])), 0.657_4));
+        assert_eq!(run_error_rate_bound(&ran(&[3.0, 3.0])), Some(1.0));
+        assert_eq!(run_error_rate_bound(&ran(&[])), None);
+        assert_eq!(run_error_rate_bound(&ScenarioOutcome::Unsupported { reason: String::new() }), None);
     }
 }

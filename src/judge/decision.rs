@@ -20,6 +20,9 @@ pub(super) struct Look {
     pub(super) p_pass: f64,
     /// Of changes this large or larger.
     pub(super) p_fail: f64,
+    /// How many standard deviations the sum of ranks lies below what it would be at the limit: positive when the
+    /// changes are smaller.
+    pub(super) z: f64,
     /// Whether every epoch up to here has a usable value.
     pub(super) is_whole: bool,
 }
@@ -45,6 +48,7 @@ impl Series {
                     // A test that cannot be made shows nothing.
                     p_pass: test.map_or(1.0, |test| test.p_less),
                     p_fail: test.map_or(1.0, |test| test.p_greater),
+                    z: test.map_or(0.0, |test| test.standardised()),
                     is_whole: self.is_whole_until(*epochs),
                 }
             })

@@ -84,15 +84,12 @@ fn is_futile(tests: &Tests, epochs: u32, cap: u32) -> bool {
         return false;
     };
     let fraction = f64::from(epochs) / f64::from(cap);
-    let chance = |p: f64, critical: f64| {
-        // A probability of 0 or 1 is one that the ranks of so few epochs cannot tell from it.
-        let z = normal::quantile(1.0 - p.clamp(1e-12, 1.0 - 1e-12))?;
-        sequential::conditional_power(z + BENEFIT_OF_DOUBT, fraction, critical)
-    };
+    let chance =
+        |z: f64, critical: f64| sequential::conditional_power(z + BENEFIT_OF_DOUBT, fraction, critical);
     let open = critical.iter().filter(|test| test.verdict() == Verdict::Inconclusive);
     let chances = open.filter_map(|test| {
         let look = test.looks.last()?;
-        Some((chance(look.p_pass, to_pass)?, chance(look.p_fail, to_fail)?))
+        Some((chance(look.z, to_pass)?, chance(-look.z, to_fail)?))
     });
     let chances: Vec<(f64, f64)> = chances.collect();
     let hopeless_to_pass = chances.iter().any(|(pass, _)| *pass < SLIM_CHANCE);

@@ -212,6 +212,19 @@ pub enum ScenarioOutcome {
     },
 }
 
+impl ScenarioOutcome {
+    /// Repetitions with a failed request, and the repetitions that counted their failed requests; `None` where none
+    /// did. Requests that fail together are one event of one repetition.
+    pub fn runs_with_errors(&self) -> Option<(u64, u64)> {
+        let Self::Ran { runs } = self else { return None };
+        let counted =
+            runs.iter().filter_map(|run| run.get(&Figure::Errors)).filter(|errors| errors.is_finite());
+        let (with_errors, all) =
+            counted.fold((0, 0), |(some, all), errors| (some + u64::from(*errors > 0.0), all + 1));
+        (all > 0).then_some((with_errors, all))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +236,22 @@ mod tests {
         assert!(!zero_errors.met_by(Some(1.0)));
         assert!(!zero_errors.met_by(None));
         assert!(!zero_errors.met_by(Some(f64::NAN)));
+    }
+
+    #[test]
+    fn a_run_with_many_errors_is_one_run_with_errors() {
+        let run = |figure, value| BTreeMap::from([(figure, value)]);
+        let ran = |runs| ScenarioOutcome::Ran { runs }.runs_with_errors();
+        let three = vec![
+            run(Figure::Errors, 0.0),
+            run(Figure::Errors, 41.0),
+            run(Figure::Errors, f64::NAN),
+            run(Figure::ReadySeconds, 1.0),
+        ];
+        assert_eq!(ran(three), Some((1, 2)), "a run that counted nothing is neither");
+        assert_eq!(ran(vec![run(Figure::ReadySeconds, 1.0)]), None);
+        assert_eq!(ran(Vec::new()), None);
+        assert_eq!(ScenarioOutcome::Broken { reason: String::new() }.runs_with_errors(), None);
     }
 
     #[test]

@@ -4,21 +4,24 @@ use std::io;
 
 use serde_json::{Value, json};
 
-use super::ParityRow;
+use super::{ParityRow, explain};
 use crate::model::{record::Record, verdict::Comparison};
 
 /// Raised when a reader of the old shape could misread the new one.
 const MAJOR: u32 = 1;
 /// Raised when something was added.
-const MINOR: u32 = 0;
+const MINOR: u32 = 1;
 
-/// Writes a comparison: its `format`, then the fields of [`Comparison`] under `comparison`.
+/// Writes a comparison: its `format`, then the fields of [`Comparison`] under `comparison`, and the same
+/// in sentences under `explanation`, the first for the whole and one for each metric.
 ///
 /// # Errors
 /// When the stream cannot be written to.
 pub fn comparison(comparison: &Comparison, out: &mut dyn io::Write) -> io::Result<()> {
+    let explanation = explain::paragraphs(comparison);
     let comparison = serde_json::to_value(comparison)?;
-    write(&json!({ "format": format("qbench-comparison"), "comparison": comparison }), out)
+    let format = format("qbench-comparison");
+    write(&json!({ "format": format, "comparison": comparison, "explanation": explanation }), out)
 }
 
 /// Writes how scenarios went on each target: its `format`, then one element of `rows` per scenario and target.
@@ -56,6 +59,8 @@ fn row(row: &ParityRow) -> serde_json::Result<Value> {
         "verdict": row.verdict().to_string(),
         "reason": row.reason(),
         "error_rate_bound_95": row.error_rate_bound,
+        "runs_with_errors": row.outcome.runs_with_errors().map(|(events, _)| events),
+        "run_error_rate_bound_95": row.run_error_rate_bound,
         "figures": figures,
         "runs": serde_json::to_value(row.runs())?,
     }))

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{ParityRow, rows};
+use super::{ParityRow, explain, rows};
 use crate::model::{record::Record, verdict::Comparison};
 
 /// Writes a comparison.
@@ -23,7 +23,10 @@ pub fn comparison(comparison: &Comparison, out: &mut dyn io::Write) -> io::Resul
     if !remarks.is_empty() {
         writeln!(out)?;
     }
-    remarks.iter().try_for_each(|remark| writeln!(out, "- {}", escaped(remark)))
+    remarks.iter().try_for_each(|remark| writeln!(out, "- {}", escaped(remark)))?;
+    writeln!(out, "\n## In words")?;
+    let paragraphs = explain::paragraphs(comparison);
+    paragraphs.iter().try_for_each(|paragraph| writeln!(out, "\n{}", escaped(paragraph)))
 }
 
 /// Writes how scenarios went on each target.

@@ -3,11 +3,12 @@
 //! Three formats with the same content: [`table`] for a terminal, [`markdown`] for a document, [`json`] for a
 //! program. Each function writes through `impl Write`; what is printed first is always what really ran. A verdict
 //! never appears without the grade of its evidence, and failed requests never without the number they were
-//! counted among. [`progress`] is the exception that writes to stderr while a session runs.
+//! counted among. After the figures, `explain` says them in sentences. [`progress`] is the exception that writes to stderr while a session runs.
 //!
 //! Deliberately absent: measuring, judging, files, and the choice of streams.
 
 pub mod calibration;
+mod explain;
 pub mod hdr;
 pub mod json;
 pub mod live;

@@ -21,6 +21,9 @@ pub struct ParityRow {
     pub expectations: Vec<Expectation>,
     /// Upper bound at 95% on the rate of failed requests, all repetitions together; `None` where none were sent.
     pub error_rate_bound: Option<f64>,
+    /// Upper bound at 95% on the rate of repetitions with a failed request; `None` where none counted them. Failures
+    /// cluster around what a scenario does, so this says more about the next reload than the bound on requests.
+    pub run_error_rate_bound: Option<f64>,
 }
 
 /// A row's answer.
@@ -160,6 +163,7 @@ mod tests {
             outcome: ScenarioOutcome::Ran { runs },
             expectations: expectations.to_vec(),
             error_rate_bound: None,
+            run_error_rate_bound: None,
         }
     }
 

@@ -135,6 +135,10 @@ pub(super) fn parity(row: &ParityRow) -> Vec<Vec<String>> {
         names.push("error rate, all runs".to_owned());
         worst.push(format!("< {} at 95%", words::bound(bound)));
     }
+    if let (Some((events, runs)), Some(bound)) = (row.outcome.runs_with_errors(), row.run_error_rate_bound) {
+        names.push("runs with errors".to_owned());
+        worst.push(words::rate(events, runs, bound, 0.95));
+    }
     vec![
         one(plain(&row.scenario)),
         one(plain(&target(&row.target))),

@@ -5,10 +5,13 @@ use std::io;
 use comfy_table::{Cell, Color, Table, presets::UTF8_FULL_CONDENSED};
 
 use super::{
-    ParityRow,
+    ParityRow, explain,
     rows::{self, Mood},
 };
 use crate::model::{record::Record, verdict::Comparison};
+
+/// Columns of a line of prose.
+const MOST_COLUMNS: usize = 100;
 
 /// Writes a comparison.
 ///
@@ -27,7 +30,8 @@ pub fn comparison(comparison: &Comparison, out: &mut dyn io::Write, colour: bool
     for remark in rows::remarks(comparison) {
         writeln!(out, "  - {remark}")?;
     }
-    Ok(())
+    writeln!(out, "In words")?;
+    explain::paragraphs(comparison).iter().try_for_each(|paragraph| hanging(paragraph, out))
 }
 
 /// Writes how scenarios went on each target.
@@ -59,6 +63,25 @@ pub fn record(record: &Record, out: &mut dyn io::Write) -> io::Result<()> {
 
 fn heading(lines: &[(&str, String)], out: &mut dyn io::Write) -> io::Result<()> {
     lines.iter().try_for_each(|(name, text)| writeln!(out, "{name:<10} {text}"))
+}
+
+/// A paragraph broken into lines, all but the first of them further in.
+fn hanging(paragraph: &str, out: &mut dyn io::Write) -> io::Result<()> {
+    let mut line = " ".to_owned();
+    let mut columns = 1;
+    for word in paragraph.split(' ') {
+        let width = word.chars().count();
+        // A word longer than a line has one of its own.
+        if columns + 1 + width > MOST_COLUMNS && !line.trim().is_empty() {
+            writeln!(out, "{line}")?;
+            line.replace_range(.., "   ");
+            columns = line.len();
+        }
+        line.push(' ');
+        line.push_str(word);
+        columns += 1 + width;
+    }
+    writeln!(out, "{line}")
 }
 
 pub(super) fn table(header: Vec<String>, colour: bool) -> Table {

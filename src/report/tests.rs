@@ -6,10 +6,10 @@ use super::{ParityRow, json, markdown, table};
 use crate::model::{
     scenario::{Expectation, Figure, ScenarioOutcome},
     target::{RuntimeIdentity, RuntimeKind, StandIn},
-    verdict::{Comparison, Evidence, Grade, Metric, MetricVerdict, Quantity, Verdict},
+    verdict::{Basis, Comparison, EpochCount, Evidence, Grade, Metric, MetricVerdict, Quantity, Verdict},
 };
 
-fn identity(runtime: RuntimeKind, version: &str) -> RuntimeIdentity {
+pub(super) fn identity(runtime: RuntimeKind, version: &str) -> RuntimeIdentity {
     RuntimeIdentity {
         target: runtime.name().to_owned(),
         runtime,
@@ -20,7 +20,7 @@ fn identity(runtime: RuntimeKind, version: &str) -> RuntimeIdentity {
     }
 }
 
-fn stand_in() -> RuntimeIdentity {
+pub(super) fn stand_in() -> RuntimeIdentity {
     let reason = "no pm2 on PATH".to_owned();
     RuntimeIdentity {
         target: "pm2".to_owned(),
@@ -29,16 +29,28 @@ fn stand_in() -> RuntimeIdentity {
     }
 }
 
-fn metric(metric: Metric, critical: bool, evidence: Evidence, verdict: Verdict) -> MetricVerdict {
+pub(super) fn metric(metric: Metric, critical: bool, evidence: Evidence, verdict: Verdict) -> MetricVerdict {
     let (baseline, candidate) = (Some(Quantity::Seconds(0.0102)), Some(Quantity::Seconds(0.010_35)));
     MetricVerdict { metric, critical, baseline, candidate, evidence, verdict, note: None }
 }
 
-fn change(estimate: f64, low: f64, high: f64, limit: f64) -> Evidence {
-    Evidence::Change { estimate, low, high, confidence: 0.951, n: (10, 10), limit }
+/// Of ten epochs in one session.
+pub(super) fn change(estimate: f64, low: f64, high: f64, limit: f64) -> Evidence {
+    let is_within = high < limit;
+    Evidence::Change {
+        estimate,
+        low,
+        high,
+        confidence: 0.95,
+        n: (10, 10),
+        limit,
+        certified: Some(high),
+        epochs_needed: (low < limit && !is_within).then_some(18),
+        basis: Basis::Sequential { looks: vec![10], decided_at: (is_within || low > limit).then_some(10) },
+    }
 }
 
-fn compared() -> Comparison {
+pub(super) fn compared() -> Comparison {
     let rate =
         Evidence::Rate { events: 0, trials: 4000, upper_bound: 0.000_748_658, confidence: 0.95, limit: 0 };
     let largest = Evidence::Largest { value_s: 0.25, n: 4000, limit_s: 5.0 };
@@ -62,9 +74,10 @@ fn compared() -> Comparison {
     Comparison {
         baseline: identity(RuntimeKind::Docker, "27.0"),
         candidate: stand_in(),
-        sessions: ("20260101T000000Z-1a2b".to_owned(), "20260101T000000Z-1a2b".to_owned()),
+        sessions: (vec!["20260101T000000Z-1a2b".to_owned()], vec!["20260101T000000Z-1a2b".to_owned()]),
         workload: "demo".to_owned(),
         grade: Some(Grade::Paired),
+        epochs: EpochCount { measured: 11, dropped: 1 },
         metrics: vec![
             metric(Metric::P50, true, change(0.0149, -0.002, 0.031, 0.05), Verdict::Pass),
             metric(Metric::P95, false, change(0.31, 0.26, 0.40, 0.25), Verdict::Fail),
@@ -81,10 +94,11 @@ fn compared() -> Comparison {
     }
 }
 
-fn incomparable() -> Comparison {
+pub(super) fn incomparable() -> Comparison {
     Comparison {
-        sessions: ("s1".to_owned(), "s2".to_owned()),
+        sessions: (vec!["s1".to_owned()], vec!["s2".to_owned(), "s3".to_owned()]),
         grade: None,
+        epochs: EpochCount::default(),
         metrics: Vec::new(),
         verdict: Verdict::Incomparable,
         reasons: vec![
@@ -104,8 +118,9 @@ pub(super) fn parity_rows() -> Vec<ParityRow> {
             (Figure::LongestGapSeconds, gap),
         ])
     };
-    let row = |target, outcome| ParityRow {
+    let row = |target, outcome, run_error_rate_bound| ParityRow {
         error_rate_bound: None,
+        run_error_rate_bound,
         scenario: "zero-downtime-reload".to_owned(),
         target,
         outcome,
@@ -115,19 +130,22 @@ pub(super) fn parity_rows() -> Vec<ParityRow> {
         row(
             stand_in(),
             ScenarioOutcome::Ran { runs: vec![run(0.0, 0.012), run(0.0, 0.02), run(0.0, 0.011)] },
+            Some(0.631_597),
         ),
         row(
             identity(RuntimeKind::Docker, "27.0"),
             ScenarioOutcome::Ran { runs: vec![run(41.0, 0.6), run(38.0, 0.55), run(0.0, 0.01)] },
+            Some(0.983_048),
         ),
         row(
             identity(RuntimeKind::Bare, "1"),
             ScenarioOutcome::Unsupported { reason: "bare has no reload".to_owned() },
+            None,
         ),
     ]
 }
 
-fn text(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> String {
+pub(super) fn text(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> String {
     let mut bytes = Vec::new();
     write(&mut bytes).unwrap();
     String::from_utf8(bytes).unwrap()
@@ -140,6 +158,7 @@ fn a_comparison_as_a_table() {
     candidate  pm2: builtin 0.1.0 (/usr/bin/builtin), STANDING IN FOR pm2: no pm2 on PATH
     workload   demo
     sessions   20260101T000000Z-1a2b (both)
+    epochs     11, of which 1 dropped as disturbed
     ┌───────────────────────────────────┬──────────┬──────────────────────────────┬─────────────────────────┬──────────┬───────┬──────────────────┐
     │ metric                            ┆ baseline ┆ candidate                    ┆ change [95% interval]   ┆ limit    ┆ n     ┆ verdict (paired) │
     ╞═══════════════════════════════════╪══════════╪══════════════════════════════╪═════════════════════════╪══════════╪═══════╪══════════════════╡
@@ -154,7 +173,41 @@ fn a_comparison_as_a_table() {
       - memory (anonymous) is undecided: it would take about 18 epochs
       - errors: baseline 0 of 4000 requests
       - CPU per 1,000 requests: 4 usable epochs, 6 are needed
+    In words
+      INCONCLUSIVE: set against Docker, the built-in supervisor was shown neither to keep every limit
+        that decides nor to break one; still open: memory (anonymous). The candidate is the built-in
+        supervisor, standing in for PM2: no pm2 on PATH. Both ran in one interleaved session (paired).
+        11 epochs were measured, 1 of them dropped as disturbed. The look after 10 undisturbed epochs
+        did not decide it.
+      No difference could be told between the built-in supervisor and Docker in the answer time at the
+        median (95% interval 0.2% faster to 3.1% slower, 10 epochs); the limit is 5%: PASS. It would
+        pass any limit from 3.1% up.
+      The built-in supervisor answers 31.0% slower than Docker where the slowest 5% of answers begin
+        (95% interval 26.0% to 40.0%, 10 epochs), beyond the limit of 25%: FAIL (advisory, it does not
+        decide).
+      The slowest of 4,000 answers of the built-in supervisor took 250.00ms (Docker's slowest: 10.20ms);
+        the limit is 5.00s: PASS.
+      0 of 4,000 requests to the built-in supervisor failed, so the rate is below 0.075% (95%); none may
+        fail: PASS.
+      The built-in supervisor uses 4.9% more memory than Docker (95% interval 3.1% to 11.2%, 10 epochs);
+        the limit of 10% lies within the interval: INCONCLUSIVE. If the change is what it seems to be,
+        about 18 epochs would decide it. It would pass any limit from 11.2% up.
+      About the CPU time per request nothing can be said, since the data carry no interval (4 usable
+        epochs, 6 are needed): INCONCLUSIVE (advisory, it does not decide).
     ");
+}
+
+#[test]
+fn prose_in_a_terminal_keeps_to_its_columns() {
+    let long = Comparison { reasons: vec!["/a".repeat(80)], ..incomparable() };
+    for comparison in [compared(), long] {
+        let written = text(|out| table::comparison(&comparison, out, false));
+        let (_, prose) = written.split_once("In words\n").unwrap();
+        let fits = |line: &str| line.chars().count() <= 100 || line.split_whitespace().count() == 1;
+        assert!(prose.lines().all(fits), "{prose}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(prose), words(&super::explain::paragraphs(&comparison).join(" ")));
+    }
 }
 
 #[test]
@@ -163,9 +216,14 @@ fn an_incomparable_pair_has_no_figures() {
     baseline   docker: docker 27.0 (/usr/bin/docker)
     candidate  pm2: builtin 0.1.0 (/usr/bin/builtin), STANDING IN FOR pm2: no pm2 on PATH
     workload   demo
-    sessions   s1 (baseline), s2 (candidate)
+    sessions   s1 (baseline), s2, s3 (candidate)
+    epochs     –
     INCOMPARABLE (no grade)
       - the kernel differs: 6.1 | <b>�[2J for the baseline, 6.2 for the candidate
+    In words
+      INCOMPARABLE: the built-in supervisor and Docker must not be set against each other: the kernel
+        differs: 6.1 | <b>�[2J for the baseline, 6.2 for the candidate. The candidate is the built-in
+        supervisor, standing in for PM2: no pm2 on PATH.
     ");
 }
 
@@ -176,6 +234,7 @@ fn a_comparison_as_markdown() {
     - candidate: pm2: builtin 0.1.0 (/usr/bin/builtin), STANDING IN FOR pm2: no pm2 on PATH
     - workload: demo
     - sessions: 20260101T000000Z-1a2b (both)
+    - epochs: 11, of which 1 dropped as disturbed
 
     | metric | baseline | candidate | change [95% interval] | limit | n | verdict (paired) |
     |---|---|---|---|---|---|---|
@@ -191,6 +250,22 @@ fn a_comparison_as_markdown() {
     - memory (anonymous) is undecided: it would take about 18 epochs
     - errors: baseline 0 of 4000 requests
     - CPU per 1,000 requests: 4 usable epochs, 6 are needed
+
+    ## In words
+
+    INCONCLUSIVE: set against Docker, the built-in supervisor was shown neither to keep every limit that decides nor to break one; still open: memory (anonymous). The candidate is the built-in supervisor, standing in for PM2: no pm2 on PATH. Both ran in one interleaved session (paired). 11 epochs were measured, 1 of them dropped as disturbed. The look after 10 undisturbed epochs did not decide it.
+
+    No difference could be told between the built-in supervisor and Docker in the answer time at the median (95% interval 0.2% faster to 3.1% slower, 10 epochs); the limit is 5%: PASS. It would pass any limit from 3.1% up.
+
+    The built-in supervisor answers 31.0% slower than Docker where the slowest 5% of answers begin (95% interval 26.0% to 40.0%, 10 epochs), beyond the limit of 25%: FAIL (advisory, it does not decide).
+
+    The slowest of 4,000 answers of the built-in supervisor took 250.00ms (Docker's slowest: 10.20ms); the limit is 5.00s: PASS.
+
+    0 of 4,000 requests to the built-in supervisor failed, so the rate is below 0.075% (95%); none may fail: PASS.
+
+    The built-in supervisor uses 4.9% more memory than Docker (95% interval 3.1% to 11.2%, 10 epochs); the limit of 10% lies within the interval: INCONCLUSIVE. If the change is what it seems to be, about 18 epochs would decide it. It would pass any limit from 11.2% up.
+
+    About the CPU time per request nothing can be said, since the data carry no interval (4 usable epochs, 6 are needed): INCONCLUSIVE (advisory, it does not decide).
     ");
 }
 
@@ -207,17 +282,19 @@ fn parity_as_a_table() {
     pm2: builtin 0.1.0 (/usr/bin/builtin), STANDING IN FOR pm2: no pm2 on PATH
     docker: docker 27.0 (/usr/bin/docker)
     bare: bare 1 (/usr/bin/bare)
-    ┌──────────────────────┬───────────────────────────┬────────────────────┬──────────┬──────────┬─────────────┬──────┬─────────────┐
-    │ scenario             ┆ target                    ┆ figure             ┆ median   ┆ worst    ┆ expected    ┆ runs ┆ verdict     │
-    ╞══════════════════════╪═══════════════════════════╪════════════════════╪══════════╪══════════╪═════════════╪══════╪═════════════╡
-    │ zero-downtime-reload ┆ pm2 (builtin standing in) ┆ errors             ┆ 0        ┆ 0        ┆ ≤ 0 met     ┆ 3    ┆ PASS        │
-    │                      ┆                           ┆ new release share  ┆ 100%     ┆ 100%     ┆ ≥ 100% met  ┆      ┆             │
-    │                      ┆                           ┆ longest gap        ┆ 12.00ms  ┆ 20.00ms  ┆ –           ┆      ┆             │
-    │ zero-downtime-reload ┆ docker                    ┆ errors             ┆ 38       ┆ 41       ┆ ≤ 0 NOT MET ┆ 3    ┆ FAIL        │
-    │                      ┆                           ┆ new release share  ┆ 100%     ┆ 100%     ┆ ≥ 100% met  ┆      ┆             │
-    │                      ┆                           ┆ longest gap        ┆ 550.00ms ┆ 600.00ms ┆ –           ┆      ┆             │
-    │ zero-downtime-reload ┆ bare                      ┆ bare has no reload ┆          ┆          ┆             ┆ 0    ┆ UNSUPPORTED │
-    └──────────────────────┴───────────────────────────┴────────────────────┴──────────┴──────────┴─────────────┴──────┴─────────────┘
+    ┌──────────────────────┬───────────────────────────┬────────────────────┬──────────┬───────────────────────┬─────────────┬──────┬─────────────┐
+    │ scenario             ┆ target                    ┆ figure             ┆ median   ┆ worst                 ┆ expected    ┆ runs ┆ verdict     │
+    ╞══════════════════════╪═══════════════════════════╪════════════════════╪══════════╪═══════════════════════╪═════════════╪══════╪═════════════╡
+    │ zero-downtime-reload ┆ pm2 (builtin standing in) ┆ errors             ┆ 0        ┆ 0                     ┆ ≤ 0 met     ┆ 3    ┆ PASS        │
+    │                      ┆                           ┆ new release share  ┆ 100%     ┆ 100%                  ┆ ≥ 100% met  ┆      ┆             │
+    │                      ┆                           ┆ longest gap        ┆ 12.00ms  ┆ 20.00ms               ┆ –           ┆      ┆             │
+    │                      ┆                           ┆ runs with errors   ┆          ┆ 0 of 3 (< 64% at 95%) ┆             ┆      ┆             │
+    │ zero-downtime-reload ┆ docker                    ┆ errors             ┆ 38       ┆ 41                    ┆ ≤ 0 NOT MET ┆ 3    ┆ FAIL        │
+    │                      ┆                           ┆ new release share  ┆ 100%     ┆ 100%                  ┆ ≥ 100% met  ┆      ┆             │
+    │                      ┆                           ┆ longest gap        ┆ 550.00ms ┆ 600.00ms              ┆ –           ┆      ┆             │
+    │                      ┆                           ┆ runs with errors   ┆          ┆ 2 of 3 (< 99% at 95%) ┆             ┆      ┆             │
+    │ zero-downtime-reload ┆ bare                      ┆ bare has no reload ┆          ┆                       ┆             ┆ 0    ┆ UNSUPPORTED │
+    └──────────────────────┴───────────────────────────┴────────────────────┴──────────┴───────────────────────┴─────────────┴──────┴─────────────┘
     ");
 }
 
@@ -230,8 +307,8 @@ fn parity_as_markdown() {
 
     | scenario | target | figure | median | worst | expected | runs | verdict |
     |---|---|---|---|---|---|---|---|
-    | zero-downtime-reload | pm2 (builtin standing in) | errors<br>new release share<br>longest gap | 0<br>100%<br>12.00ms | 0<br>100%<br>20.00ms | ≤ 0 met<br>≥ 100% met<br>– | 3 | PASS |
-    | zero-downtime-reload | docker | errors<br>new release share<br>longest gap | 38<br>100%<br>550.00ms | 41<br>100%<br>600.00ms | ≤ 0 NOT MET<br>≥ 100% met<br>– | 3 | FAIL |
+    | zero-downtime-reload | pm2 (builtin standing in) | errors<br>new release share<br>longest gap<br>runs with errors | 0<br>100%<br>12.00ms | 0<br>100%<br>20.00ms<br>0 of 3 (&lt; 64% at 95%) | ≤ 0 met<br>≥ 100% met<br>– | 3 | PASS |
+    | zero-downtime-reload | docker | errors<br>new release share<br>longest gap<br>runs with errors | 38<br>100%<br>550.00ms | 41<br>100%<br>600.00ms<br>2 of 3 (&lt; 99% at 95%) | ≤ 0 NOT MET<br>≥ 100% met<br>– | 3 | FAIL |
     | zero-downtime-reload | bare | bare has no reload |  |  |  | 0 | UNSUPPORTED |
     ");
 }
@@ -247,15 +324,21 @@ fn parity_as_json() {
     assert_eq!((&errors["figure"], &errors["met"]), (&"errors".into(), &false.into()));
     assert_eq!((errors["median"].as_f64(), errors["worst"].as_f64()), (Some(38.0), Some(41.0)));
     assert_eq!(value["rows"][2]["reason"], "bare has no reload");
+    assert_eq!(value["rows"][1]["runs_with_errors"], 2);
+    assert_eq!(value["rows"][1]["run_error_rate_bound_95"], 0.983_048);
+    assert!(value["rows"][2]["runs_with_errors"].is_null());
 }
 
 #[test]
 fn a_comparison_survives_json() {
     let value: serde_json::Value =
         serde_json::from_str(&text(|out| json::comparison(&compared(), out))).unwrap();
-    assert_eq!(value["format"], serde_json::json!({ "name": "qbench-comparison", "major": 1, "minor": 0 }));
+    assert_eq!(value["format"], serde_json::json!({ "name": "qbench-comparison", "major": 1, "minor": 1 }));
     let back: Comparison = serde_json::from_value(value["comparison"].clone()).unwrap();
     assert_eq!(back, compared());
+    let told = value["explanation"].as_array().unwrap();
+    assert_eq!(told.len(), 1 + back.metrics.len(), "one for the whole and one for each metric");
+    assert!(told.iter().all(|paragraph| paragraph.as_str().is_some_and(|text| text.ends_with('.'))));
 }
 
 #[test]

@@ -81,6 +81,16 @@ pub struct SignedRank {
     pub p_less: f64,
 }
 
+impl SignedRank {
+    /// How many standard deviations the sum of ranks lies below its mean, were the centre the hypothesised one: the
+    /// normal approximation, for a trend rather than a decision. 0 when no value says anything.
+    pub fn standardised(&self) -> f64 {
+        let n = self.n as f64;
+        let deviation = (n * (n + 1.0) * (2.0 * n + 1.0) / 24.0).sqrt();
+        if self.n == 0 { 0.0 } else { (n * (n + 1.0) / 4.0 - self.positive_ranks) / deviation }
+    }
+}
+
 /// The signed-rank test of the centre being `centre`, exact also with ties, which get the mean of their ranks.
 ///
 /// `None` when a value or the centre is not finite, or there are more than [`MOST_VALUES`]. With no value that
