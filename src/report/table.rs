@@ -57,11 +57,11 @@ pub fn record(record: &Record, out: &mut dyn io::Write) -> io::Result<()> {
     writeln!(out, "{table}")
 }
 
-fn heading(lines: &[(&str, String)], out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn heading(lines: &[(&str, String)], out: &mut dyn io::Write) -> io::Result<()> {
     lines.iter().try_for_each(|(name, text)| writeln!(out, "{name:<10} {text}"))
 }
 
-fn table(header: Vec<String>, colour: bool) -> Table {
+pub(super) fn table(header: Vec<String>, colour: bool) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header(header).force_no_tty();
     if colour {
