@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, progress, warnings and errors to stderr.
 
+mod baseline;
 mod collect;
 mod compare;
 mod demo;
@@ -47,6 +48,7 @@ enum Command {
     Init(init::Args),
     Doctor(doctor::Args),
     Collect(collect::Args),
+    Baseline(baseline::Args),
     Compare(compare::Args),
     Validate(validate::Args),
     Verdict(Box<verdict::Args>),
@@ -108,6 +110,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Init(args) => init::run(&args),
         Command::Doctor(args) => doctor::run(&args).await,
         Command::Collect(args) => collect::run(&args).await,
+        Command::Baseline(args) => baseline::run(&args).await,
         Command::Compare(args) => compare::run(&args),
         Command::Validate(args) => validate::run(&args).await,
         Command::Verdict(args) => verdict::run(&args),
