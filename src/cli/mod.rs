@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, progress, warnings and errors to stderr.
 
+mod append;
 mod baseline;
 mod collect;
 mod compare;
