@@ -1,6 +1,6 @@
 //! `qbench collect`.
 
-use super::{CliError, ExitCode, Folders, Format, measure, tell};
+use super::{CliError, ExitCode, Folders, Format, append, measure, tell};
 use crate::{
     model::target::{RuntimeKind, Target},
     report,
@@ -21,6 +21,10 @@ pub(super) struct Args {
     workload: measure::WorkloadArgs,
     #[command(flatten)]
     load: measure::LoadArgs,
+    /// Add the session to the baseline in force, the accepted one, else the newest, instead of beginning a new one:
+    /// several sessions show how much they vary, and decide more
+    #[arg(long)]
+    append: bool,
     #[command(flatten)]
     folders: Folders,
     /// How the record is printed
@@ -34,7 +38,10 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     let target = measure::target(&prepared.config, &args.target)?;
     let (id, started_at) = measure::new_session();
     let control = Target::of(RuntimeKind::Bare);
-    let plan = Plan::collect(id, started_at, args.load.seed(), &target, &control, &context.load);
+    let mut plan = Plan::collect(id, started_at, args.load.seed(), &target, &control, &context.load);
+    if args.append {
+        plan.appended_to = Some(append::group(&args.folders.baselines, &args.target, &context)?);
+    }
     let mut stdout = std::io::stdout().lock();
     if args.load.dry_run {
         std::io::Write::write_all(&mut stdout, plan.describe(&context.load).as_bytes())?;
@@ -52,6 +59,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
         ended => ended?,
     };
     for record in &records {
+        append::tell_if_outdated(&args.folders.baselines, record);
         match args.format {
             Format::Table => report::table::record(record, &mut stdout)?,
             Format::Json => report::json::record(record, &mut stdout)?,

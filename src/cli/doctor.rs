@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::Write as _, path::Path, sync::Arc};
 use super::{CliError, ExitCode, measure};
 use crate::{
     model::{
-        target::{RuntimeKind, Target},
+        target::{RuntimeIdentity, RuntimeKind, Target},
         workload::Workload,
     },
     probe,
@@ -34,8 +34,8 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     )?;
     let own_executable = measure::own_executable()?;
     for kind in RuntimeKind::ALL {
-        match look_for(kind, &own_executable).await {
-            Ok(line) => writeln!(stdout, "{line}")?,
+        match identify(Target::of(kind), &own_executable).await {
+            Ok(identity) => writeln!(stdout, "{}", identity.describe())?,
             Err(error) => {
                 writeln!(stdout, "{kind}: {error}")?;
                 if let Some(hint) = error.hint() {
@@ -61,22 +61,22 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Pass)
 }
 
-/// Asks a runtime whether it is here, in a sandbox that is gone afterwards.
-async fn look_for(kind: RuntimeKind, own_executable: &Path) -> Result<String, RuntimeError> {
+/// Asks a target's runtime whether it is here, in a sandbox that is gone afterwards.
+pub(super) async fn identify(target: Target, own_executable: &Path) -> Result<RuntimeIdentity, RuntimeError> {
     let (id, _) = measure::new_session();
     let folder = SessionSandbox::create(&id)?;
     let arm = Arm {
-        name: kind.name().to_owned(),
-        target: Target::of(kind),
+        name: target.runtime.name().to_owned(),
+        target: target.clone(),
         workload: Arc::new(nothing()),
         ports: BTreeMap::new(),
-        sandbox: folder.arm(kind.name())?,
+        sandbox: folder.arm(target.runtime.name())?,
     };
     let resolved = session::resolve(arm, own_executable).await;
     folder.remove()?;
     let mut identity = resolved?.identity;
-    kind.name().clone_into(&mut identity.target);
-    Ok(identity.describe())
+    identity.target = target.name;
+    Ok(identity)
 }
 
 fn nothing() -> Workload {

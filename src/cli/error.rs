@@ -62,8 +62,8 @@ impl CliError {
 
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Usage { .. } | Self::Store(StoreError::None { .. }) => ExitCode::Usage,
-            Self::Store(StoreError::Damaged { .. } | StoreError::Format { .. }) => ExitCode::Invalid,
+            Self::Config(_) | Self::Usage { .. } => ExitCode::Usage,
+            Self::Store(error) => of_store(error),
             Self::Session(SessionError::Interrupted) => ExitCode::Interrupted,
             Self::Session(SessionError::Runtime { source: RuntimeError::WorkloadLacks { .. }, .. }) => {
                 ExitCode::Usage
@@ -85,5 +85,16 @@ impl CliError {
             Self::Usage { hint, .. } => hint.clone(),
             _ => None,
         }
+    }
+}
+
+fn of_store(error: &StoreError) -> ExitCode {
+    match error {
+        StoreError::File { .. } => ExitCode::Environment,
+        StoreError::None { .. } | StoreError::NoGroup { named_by: None, .. } => ExitCode::Usage,
+        StoreError::Damaged { .. }
+        | StoreError::Format { .. }
+        | StoreError::Misplaced { .. }
+        | StoreError::NoGroup { named_by: Some(_), .. } => ExitCode::Invalid,
     }
 }

@@ -159,8 +159,23 @@ pub(super) fn own_executable() -> Result<PathBuf, CliError> {
 /// A new session's identifier and start: `20261123T231433Z-1a2b` and RFC 3339.
 pub(super) fn new_session() -> (String, String) {
     let now = jiff::Timestamp::now();
-    let started_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let started_at = rfc3339(now);
     (format!("{}-{:04x}", now.strftime("%Y%m%dT%H%M%SZ"), random() & 0xffff), started_at)
+}
+
+/// RFC 3339, UTC.
+pub(super) fn now() -> String {
+    rfc3339(jiff::Timestamp::now())
+}
+
+fn rfc3339(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// How long ago a session started, in seconds, by the clock of this machine.
+pub(super) fn age_s(started_at: &str) -> Option<f64> {
+    let started: jiff::Timestamp = started_at.parse().ok()?;
+    Some(jiff::Timestamp::now().duration_since(started).as_secs_f64())
 }
 
 /// Random enough to tell sessions apart: the standard library keys its hash maps from the system's randomness.

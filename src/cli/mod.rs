@@ -2,7 +2,9 @@
 //!
 //! Data goes to stdout, progress, warnings and errors to stderr.
 
-//CAL mod calibrate;
+mod append;
+mod baseline;
+mod calibrate;
 mod collect;
 mod compare;
 mod demo;
@@ -47,8 +49,9 @@ struct Cli {
 enum Command {
     Init(init::Args),
     Doctor(doctor::Args),
-    //CAL Calibrate(Box<calibrate::Args>),
+    Calibrate(Box<calibrate::Args>),
     Collect(collect::Args),
+    Baseline(baseline::Args),
     Compare(compare::Args),
     Validate(validate::Args),
     Verdict(Box<verdict::Args>),
@@ -109,8 +112,9 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
         Command::Doctor(args) => doctor::run(&args).await,
-        //CAL Command::Calibrate(args) => calibrate::run(&args).await,
+        Command::Calibrate(args) => calibrate::run(&args).await,
         Command::Collect(args) => collect::run(&args).await,
+        Command::Baseline(args) => baseline::run(&args).await,
         Command::Compare(args) => compare::run(&args),
         Command::Validate(args) => validate::run(&args).await,
         Command::Verdict(args) => verdict::run(&args),

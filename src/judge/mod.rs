@@ -42,7 +42,7 @@ use crate::model::{
     record::Record,
     settings::Thresholds,
     target::RuntimeKind,
-    verdict::{Comparison, EpochCount, Evidence, Grade, Metric, MetricVerdict, Verdict},
+    verdict::{Comparison, EpochCount, Evidence, Grade, Metric, MetricVerdict, Quantity, Verdict},
 };
 
 /// The largest probability of a PASS for a metric that is exactly at its limit.
@@ -118,6 +118,12 @@ pub fn compare(question: &Question) -> Comparison {
     let sides = Sides::new(question, grade == Grade::Paired);
     conclude(&sides, &mut comparison);
     comparison
+}
+
+/// A side's typical value of a metric: the target's median over the undisturbed epochs of all its sessions.
+pub fn typical(records: &[Record], metric: Metric) -> Option<Quantity> {
+    let kept: Vec<epochs::Kept> = records.iter().map(epochs::Kept::of).collect();
+    reading::quantity(metric, change::typical(&kept, metric)?)
 }
 
 /// What every part of a comparison looks at.

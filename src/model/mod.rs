@@ -3,6 +3,7 @@
 //! Deliberately absent: input and output, clocks, async. Whatever is here can be built in a test by hand.
 
 pub mod calibration;
+pub mod difference;
 pub mod event;
 pub mod hdr;
 pub mod load;

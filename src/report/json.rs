@@ -66,11 +66,11 @@ fn row(row: &ParityRow) -> serde_json::Result<Value> {
     }))
 }
 
-fn format(name: &str) -> Value {
+pub(super) fn format(name: &str) -> Value {
     json!({ "name": name, "major": MAJOR, "minor": MINOR })
 }
 
-fn write(value: &Value, out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn write(value: &Value, out: &mut dyn io::Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
 }

@@ -61,24 +61,24 @@ pub fn record(record: &Record, out: &mut dyn io::Write) -> io::Result<()> {
     lines.iter().try_for_each(|cells| line(cells, out))
 }
 
-fn heading(lines: &[(&str, String)], out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn heading(lines: &[(&str, String)], out: &mut dyn io::Write) -> io::Result<()> {
     for (name, text) in lines {
         writeln!(out, "- {name}: {}", escaped(text))?;
     }
     writeln!(out)
 }
 
-fn header(names: &[String], out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn header(names: &[String], out: &mut dyn io::Write) -> io::Result<()> {
     line(names, out)?;
     writeln!(out, "|{}", "---|".repeat(names.len()))
 }
 
-fn line(cells: &[String], out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn line(cells: &[String], out: &mut dyn io::Write) -> io::Result<()> {
     let cells: Vec<String> = cells.iter().map(|cell| escaped(cell)).collect();
     writeln!(out, "| {} |", cells.join(" | "))
 }
 
 /// Text that ends no cell and begins no tag.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;")
 }

@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: measuring, judging, files, and the choice of streams.
 
+pub mod baseline;
 pub mod calibration;
 mod explain;
 pub mod hdr;
@@ -18,6 +19,7 @@ mod load_json;
 mod load_tests;
 mod load_words;
 pub mod markdown;
+mod page;
 mod parity;
 pub mod progress;
 mod rows;
@@ -28,6 +30,7 @@ mod words;
 
 use std::ffi::OsStr;
 
+pub use page::Page;
 pub use parity::{Outcome, ParityRow};
 
 /// Whether to colour a stream: only a terminal, and not when `NO_COLOR` holds anything (<https://no-color.org>).

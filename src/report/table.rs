@@ -61,7 +61,7 @@ pub fn record(record: &Record, out: &mut dyn io::Write) -> io::Result<()> {
     writeln!(out, "{table}")
 }
 
-fn heading(lines: &[(&str, String)], out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn heading(lines: &[(&str, String)], out: &mut dyn io::Write) -> io::Result<()> {
     lines.iter().try_for_each(|(name, text)| writeln!(out, "{name:<10} {text}"))
 }
 

@@ -8,6 +8,7 @@
 mod arms;
 mod bad_input;
 mod bare_runtime;
+mod baselines;
 mod main_job;
 mod rooms;
 mod schema;

@@ -1,10 +1,25 @@
 //! Records on disk: `BASELINES/TARGET/WORKLOAD-SESSION.json`, versioned, written atomically.
+//!
+//! Sessions that were added to one another form a [`Group`], the baseline of a target and workload; which of them is
+//! in force can be pinned by `BASELINES/TARGET/WORKLOAD.accepted.json` ([`Accepted`]).
+//!
+//! Deliberately absent: the clock, and whether two sessions may be set against each other, which is `judge`'s.
+
+mod accepted;
+mod groups;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
+
+use serde::de::DeserializeOwned;
+
+pub use accepted::Accepted;
+pub use groups::{Baselines, Group, Stored, Unreadable, targets};
 
 use crate::model::record::{FORMAT_MAJOR, FORMAT_NAME, Record};
 
@@ -24,11 +39,13 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// The file is not a whole record.
-    #[error("{} is not a whole record: {message} at line {line}, column {column}", path.display())]
+    /// The file is not whole.
+    #[error("{} is not a whole {}: {message} at line {line}, column {column}", path.display(), kind.noun())]
     Damaged {
         /// The file.
         path: PathBuf,
+        /// What it should be.
+        kind: Kind,
         /// What is wrong.
         message: String,
         /// From 1.
@@ -36,13 +53,41 @@ pub enum StoreError {
         /// From 1.
         column: usize,
     },
-    /// The file is a record of another format version, or no record.
-    #[error("{} is {found}, not a {FORMAT_NAME} {FORMAT_MAJOR}.x", path.display())]
+    /// The file is of another format version, or something else.
+    #[error("{} is {found}, not a {} {}.x", path.display(), kind.format().0, kind.format().1)]
     Format {
         /// The file.
         path: PathBuf,
+        /// What it should be.
+        kind: Kind,
         /// What it says it is.
         found: String,
+    },
+    /// The record is not the one that its file's name and folder say.
+    #[error("{} is misplaced: its {what} is {found}, by its place it should be {expected}", path.display())]
+    Misplaced {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        what: &'static str,
+        /// What the record says.
+        found: String,
+        /// What the place says.
+        expected: String,
+    },
+    /// There is no baseline of that session.
+    #[error("no session {session} among the baselines of target {target}{} under {}", of_workload(workload.as_deref()), folder.display())]
+    NoGroup {
+        /// The target.
+        target: String,
+        /// The workload asked for, if any.
+        workload: Option<String>,
+        /// The session asked for.
+        session: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+        /// The file that names the session, where it was not the user.
+        named_by: Option<PathBuf>,
     },
     /// There is no record to compare.
     #[error("no record of target {target}{} under {}", of_workload(workload.as_deref()), folder.display())]
@@ -54,6 +99,40 @@ pub enum StoreError {
         /// Where it was looked for.
         folder: PathBuf,
     },
+}
+
+/// What a file should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A record.
+    Record,
+    /// The choice of the baseline in force.
+    Accepted,
+}
+
+impl Kind {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::Accepted => "choice of a baseline",
+        }
+    }
+
+    /// The format's name and major version.
+    fn format(self) -> (&'static str, u32) {
+        match self {
+            Self::Record => (FORMAT_NAME, FORMAT_MAJOR),
+            Self::Accepted => (accepted::FORMAT_NAME, accepted::FORMAT_MAJOR),
+        }
+    }
+
+    /// The command that makes such a file.
+    fn again(self) -> &'static str {
+        match self {
+            Self::Record => "collect again",
+            Self::Accepted => "choose again with `qbench baseline accept`",
+        }
+    }
 }
 
 fn of_workload(workload: Option<&str>) -> String {
@@ -70,11 +149,23 @@ impl StoreError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("check the folder's owner, or name another with --baselines or --reports".to_owned())
             }
-            Self::Damaged { path, .. } => Some(format!(
-                "restore it from version control, or remove {} and collect again",
+            Self::Damaged { path, kind, .. } => Some(format!(
+                "restore it from version control, or remove {} and {}",
+                path.display(),
+                kind.again()
+            )),
+            Self::Format { kind, .. } => Some(format!("{} with this version of qbench", kind.again())),
+            Self::Misplaced { .. } => Some(
+                "give it back its name, WORKLOAD-SESSION.json in its target's folder, or remove it"
+                    .to_owned(),
+            ),
+            Self::NoGroup { named_by: Some(path), .. } => Some(format!(
+                "{} names it: restore its records, or choose another with `qbench baseline accept`",
                 path.display()
             )),
-            Self::Format { .. } => Some("collect again with this version of qbench".to_owned()),
+            Self::NoGroup { named_by: None, .. } => {
+                Some("`qbench baseline list` shows what there is".to_owned())
+            }
             Self::None { target, .. } => Some(format!("make one with `qbench collect {target}`")),
             Self::File { .. } => None,
         }
@@ -124,6 +215,11 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 /// # Errors
 /// When the file cannot be read, is cut off or damaged, or has another format version.
 pub fn load(path: &Path) -> Result<Record, StoreError> {
+    read(path, Kind::Record)
+}
+
+/// Reads a file of ours, strictly.
+fn read<T: DeserializeOwned>(path: &Path, kind: Kind) -> Result<T, StoreError> {
     let size = fs::metadata(path).map_err(failed("read", path))?.len();
     if size > LARGEST_RECORD {
         let source = io::Error::other(format!("it has {size} bytes, more than any record"));
@@ -132,66 +228,46 @@ pub fn load(path: &Path) -> Result<Record, StoreError> {
     let text = fs::read(path).map_err(failed("read", path))?;
     let damaged = |e: &serde_json::Error| StoreError::Damaged {
         path: path.to_owned(),
+        kind,
         message: without_position(e),
         line: e.line(),
         column: e.column(),
     };
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| damaged(&e))?;
-    check_format(path, &value)?;
+    check_format(path, kind, &value)?;
     // From the text again, for the line and column of what does not fit.
     serde_json::from_slice(&text).map_err(|e| damaged(&e))
 }
 
-/// The newest record of a target, by the time its session started.
-///
-/// # Errors
-/// When there is none, or the newest cannot be read.
-pub fn latest(folder: &Path, target: &str, workload: Option<&str>) -> Result<(PathBuf, Record), StoreError> {
-    let none = || StoreError::None {
-        target: target.to_owned(),
-        workload: workload.map(str::to_owned),
-        folder: folder.join(target),
-    };
-    let entries = match fs::read_dir(folder.join(target)) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(none()),
-        Err(e) => return Err(failed("read", &folder.join(target))(e)),
-    };
-    let mut newest: Option<(String, PathBuf)> = None;
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let Some((of, session)) = path.file_name().and_then(|name| split_name(name.to_str()?)) else {
-            continue;
-        };
-        let wanted = workload.is_none_or(|workload| workload == of);
-        if wanted && newest.as_ref().is_none_or(|(newest, _)| newest.as_str() < session) {
-            newest = Some((session.to_owned(), path.clone()));
-        }
-    }
-    let (_, path) = newest.ok_or_else(none)?;
-    let record = load(&path)?;
-    Ok((path, record))
-}
-
-/// `WORKLOAD-SESSION.json` → (workload, session). A session's name has a fixed length: `20261123T231433Z-1a2b`.
+/// `WORKLOAD-SESSION.json` → (workload, session). A session's name has a fixed form: `20261123T231433Z-1a2b`.
 fn split_name(file: &str) -> Option<(&str, &str)> {
-    const SESSION_LENGTH: usize = "20261123T231433Z-1a2b".len();
     let stem = file.strip_suffix(".json")?;
-    let at = stem.len().checked_sub(SESSION_LENGTH)?;
+    let at = stem.len().checked_sub(SESSION_FORM.len())?;
     let (workload, session) = (stem.get(..at)?.strip_suffix('-')?, stem.get(at..)?);
-    Some((workload, session))
+    let fits = |(c, form): (u8, u8)| match form {
+        b'0' => c.is_ascii_digit(),
+        b'f' => c.is_ascii_hexdigit(),
+        form => c == form,
+    };
+    (!workload.is_empty() && session.bytes().zip(SESSION_FORM.bytes()).all(fits))
+        .then_some((workload, session))
 }
 
-fn check_format(path: &Path, value: &serde_json::Value) -> Result<(), StoreError> {
+/// `0` stands for a digit, `f` for a hexadecimal one.
+const SESSION_FORM: &str = "00000000T000000Z-ffff";
+
+fn check_format(path: &Path, kind: Kind, value: &serde_json::Value) -> Result<(), StoreError> {
     let name = value.pointer("/format/name").and_then(serde_json::Value::as_str);
     let major = value.pointer("/format/major").and_then(serde_json::Value::as_u64);
-    if name == Some(FORMAT_NAME) && major == Some(u64::from(FORMAT_MAJOR)) {
+    let (wanted_name, wanted_major) = kind.format();
+    if name == Some(wanted_name) && major == Some(u64::from(wanted_major)) {
         return Ok(());
     }
     let found = match (name, major) {
         (Some(name), Some(major)) => format!("a {name} {major}.x"),
         _ => "something else".to_owned(),
     };
-    Err(StoreError::Format { path: path.to_owned(), found })
+    Err(StoreError::Format { path: path.to_owned(), kind, found })
 }
 
 fn without_position(e: &serde_json::Error) -> String {
