@@ -60,6 +60,7 @@ pub async fn run(
         appended_to: None,
         arms: vec![arm],
         epochs: Vec::new(),
+        soak: None,
     };
     let mut arms = Arms::set_up(context, &plan)?;
     context.tell(Event::ScenarioStarted { scenario: scenario.name.clone(), target: target.name.clone() });
