@@ -13,4 +13,5 @@ mod rooms;
 mod schema;
 mod stored_records;
 mod support;
+mod times;
 mod whole;
