@@ -41,6 +41,12 @@ pub(super) struct LoadArgs {
     /// At most ten epochs of five seconds: a first look in two minutes
     #[arg(long)]
     quick: bool,
+    /// After each window, time a reload and a restart of every arm, until every endpoint answers
+    #[arg(long)]
+    times: bool,
+    /// After each window, search the highest rate of every arm with p99 below this and no failed request: 50ms
+    #[arg(long, value_name = "P99", value_parser = duration)]
+    throughput: Option<Duration>,
     /// The seed of the random orders
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -58,6 +64,8 @@ impl LoadArgs {
             window: self.window.or(quick.map(|(_, window, _)| window)).unwrap_or(load.window),
             warmup: quick.map_or(load.warmup, |(_, _, warmup)| warmup),
             rate_per_second: self.rate.unwrap_or(load.rate_per_second),
+            times: self.times || load.times,
+            throughput_p99: self.throughput.or(load.throughput_p99),
             ..load
         };
         if settings.window < settings.slot * 4 {
@@ -74,7 +82,7 @@ impl LoadArgs {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let longest = Duration::from_secs(3600);
     parse_duration(text)
         .filter(|duration| !duration.is_zero() && *duration <= longest)

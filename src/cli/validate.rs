@@ -7,7 +7,7 @@ use crate::{
     judge::{self, Question, Steering},
     model::{
         record::{Design, Record},
-        settings::{LoadSettings, MOST_EPOCHS},
+        settings::{LEAST_SOAK_WINDOWS, LoadSettings, MOST_EPOCHS, SOAK_WINDOW, SoakSettings},
         verdict::Comparison,
     },
     report,
@@ -35,6 +35,12 @@ pub(super) struct Args {
     /// End within this time, decided or not, instead of after a number of epochs: 10m, 1h
     #[arg(long, value_name = "TIME", value_parser = measure::long_duration, conflicts_with = "epochs")]
     budget: Option<Duration>,
+    /// After the last epoch, keep all arms under the same load for this long and see whether their memory grows: 30m
+    #[arg(long, value_name = "TIME", value_parser = measure::long_duration)]
+    soak: Option<Duration>,
+    /// The length of a window of the soak, of which the least memory counts (150s); six windows are needed
+    #[arg(long, value_name = "TIME", value_parser = measure::duration, requires = "soak")]
+    soak_window: Option<Duration>,
     #[command(flatten)]
     folders: Folders,
     /// How the comparison is printed
@@ -44,7 +50,11 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     let prepared = measure::prepare(&args.workload, Some(&args.load)).await?;
-    let context = prepared.context;
+    let mut context = prepared.context;
+    context.load.soak = args
+        .soak
+        .map(|length| soak(length, args.soak_window.unwrap_or(SOAK_WINDOW), &context.load))
+        .transpose()?;
     let baseline = measure::target(&prepared.config, &args.baseline)?;
     let candidate = measure::target(&prepared.config, &args.candidate)?;
     let (id, started_at) = measure::new_session();
@@ -91,6 +101,27 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
     Ok(if interrupted { ExitCode::Interrupted } else { comparison.verdict.into() })
 }
 
+fn soak(length: Duration, window: Duration, load: &LoadSettings) -> Result<SoakSettings, CliError> {
+    let soak = SoakSettings { length, window };
+    if soak.windows() < LEAST_SOAK_WINDOWS {
+        return Err(CliError::usage(
+            format!(
+                "a soak of {length:?} has {} whole windows of {window:?}; {LEAST_SOAK_WINDOWS} are needed",
+                soak.windows()
+            ),
+            format!("give at least --soak {:?}, or a shorter --soak-window", window * LEAST_SOAK_WINDOWS),
+        ));
+    }
+    let round = load.slot * ARMS as u32;
+    if window < round {
+        return Err(CliError::usage(
+            "the window of the soak has no room for a slot of each arm",
+            format!("make --soak-window at least {round:?}"),
+        ));
+    }
+    Ok(soak)
+}
+
 /// Both sides twice.
 const ARMS: usize = 4;
 
@@ -102,14 +133,19 @@ fn design(load: &LoadSettings, budget: Option<Duration>) -> Result<Design, CliEr
         return Ok(Design::Sequential { cap: load.epochs.unwrap_or(MOST_EPOCHS), budget_s: None });
     };
     let epoch = session::estimate_epoch(load, ARMS);
+    // The soak is within the budget, too: the epochs have what it leaves.
+    let soak = load.soak.map_or(Duration::ZERO, |soak| soak.length);
+    let for_soak = if soak.is_zero() { String::new() } else { format!(" beside the soak of {soak:?}") };
+    let budget = budget.saturating_sub(soak);
     let room = (budget.as_secs_f64() / epoch.as_secs_f64()).floor() as u32;
     if (room as usize) < judge::LEAST_EPOCHS {
         return Err(CliError::usage(
             format!(
-                "a budget of {budget:?} has room for {room} epochs of about {epoch:?}; {} are needed",
+                "a budget of {:?} has room for {room} epochs of about {epoch:?}{for_soak}; {} are needed",
+                budget + soak,
                 judge::LEAST_EPOCHS
             ),
-            format!("give at least {:?}, or a shorter --window", epoch * judge::LEAST_EPOCHS as u32),
+            format!("give at least {:?}, or a shorter --window", soak + epoch * judge::LEAST_EPOCHS as u32),
         ));
     }
     Ok(Design::Sequential { cap: room.min(MOST), budget_s: Some(budget.as_secs_f64()) })

@@ -294,6 +294,8 @@ window = "20s"                     # measured in each epoch
 # connection = "keep-alive"          # or "per-request"
 # timeout = "5s"
 # ready_timeout = "30s"
+# times = true                        # after each window, time a reload and a restart of every arm
+# throughput_p99 = "50ms"             # after each window, search the highest rate with p99 below this
 
 [thresholds]                       # what the candidate may cost, relative to the baseline
 response_time = "5%"

@@ -15,7 +15,7 @@ use crate::model::{
 };
 
 /// Keys of `[load]`.
-pub(super) const LOAD_KEYS: [&str; 10] = [
+pub(super) const LOAD_KEYS: [&str; 12] = [
     "rate",
     "window",
     "warmup",
@@ -26,6 +26,8 @@ pub(super) const LOAD_KEYS: [&str; 10] = [
     "timeout",
     "ready_timeout",
     "precision",
+    "times",
+    "throughput_p99",
 ];
 /// Keys of `[target.NAME]`.
 pub(super) const TARGET_KEYS: [&str; 6] = ["runtime", "reload", "network", "before_build", "program", "env"];
@@ -70,6 +72,10 @@ pub(super) fn load(section: Option<&Section<'_, '_>>) -> Result<LoadSettings, Co
     if let Some(precision) = section.optional("precision", precision)? {
         load.precision = precision;
     }
+    if let Some(times) = section.optional("times", Field::boolean)? {
+        load.times = times;
+    }
+    load.throughput_p99 = section.optional("throughput_p99", above_zero)?;
     if load.slot > load.window {
         let message = format!("a slot of {:?} does not fit into a window of {:?}", load.slot, load.window);
         let field = section.field("slot").or_else(|| section.field("window"));

@@ -471,6 +471,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("window = \"2s\"", "window = \"-2s\"", "`window` must not be negative"),
     ("window = \"2s\"", "window = \"soon\"", "`window` is not a duration"),
     ("window = \"2s\"", "window = \"900h\"", "`window` must be at most 24h"),
+    ("rate = 50", "times = 1", "`times` must be true or false, not an integer"),
+    ("rate = 50", "throughput_p99 = \"0ms\"", "`throughput_p99` must be more than zero"),
     ("\"per-request\"", "\"keepalive\"", "`connection` cannot be `keepalive`"),
     ("\"5%\"", "\"-5%\"", "`response_time` must be from 0% to 1000%"),
     ("\"5%\"", "\"5\"", "`response_time` must be a percentage"),
@@ -486,6 +488,16 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     ("[load]", "[[load]]", "`load` must be a table, not an array"),
 ];
+
+#[test]
+fn what_is_measured_beside_the_window_is_asked_for() {
+    let folder = Folder::new();
+    let plain = folder.load(GOOD).unwrap().load;
+    assert_eq!((plain.times, plain.throughput_p99, plain.soak), (false, None, None));
+    let asked = GOOD.replacen("rate = 50", "times = true\nthroughput_p99 = \"50ms\"", 1);
+    let asked = folder.load(&asked).unwrap().load;
+    assert_eq!((asked.times, asked.throughput_p99), (true, Some(Duration::from_millis(50))));
+}
 
 #[test]
 fn each_mistake_has_its_message() {

@@ -52,6 +52,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::model::{
     load::{ClientCost, ConnectionCounts, Pacing, Precision, ReceiveClock},
+    load_report::LoadMeasured,
     measurement::LaneMeasurement,
     request::{Request, Variables},
     settings::ConnectionUse,
@@ -219,6 +220,19 @@ pub struct Measured {
     pub client: ClientCost,
     /// What happened on the connections, other than requests.
     pub connections: ConnectionCounts,
+}
+
+impl Measured {
+    /// The figures of a load on one lane; of more lanes, of the last.
+    pub fn into_last_lane(mut self) -> LoadMeasured {
+        LoadMeasured {
+            scheduled: self.scheduled,
+            elapsed: self.elapsed,
+            lane: self.lanes.pop().unwrap_or_default(),
+            client: self.client,
+            connections: self.connections,
+        }
+    }
 }
 
 /// Is told of a load's course while it runs, ten times a second and lane. Called on a thread of the engine's own.

@@ -10,7 +10,9 @@
 //!
 //! Pure: the caller runs the windows. Deliberately absent: clocks, requests, and patience without bounds.
 
-use crate::model::load_report::{RateWindow, SearchOutcome, SustainLimits};
+use std::time::Duration;
+
+use crate::model::load_report::{LoadMeasured, RateWindow, SearchOutcome, SustainLimits};
 
 /// How to search.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -202,6 +204,26 @@ impl Search {
     }
 }
 
+/// What a window at a rate came to; its load must have kept its series. Requests sent last may have their answer as
+/// long after the end as the limit allows.
+pub fn window(rate: f64, measured: &LoadMeasured, grace: Duration) -> RateWindow {
+    let lane = &measured.lane;
+    let in_time: u64 = lane
+        .series
+        .iter()
+        .filter(|tick| tick.start < measured.scheduled.saturating_add(grace))
+        .map(|tick| tick.succeeded + tick.failed.values().sum::<u64>())
+        .sum();
+    let offered = lane.counts.offered;
+    RateWindow {
+        rate,
+        p99: lane.latency.quantile(0.99),
+        achieved_share: (offered > 0).then(|| in_time as f64 / offered as f64),
+        failed_share: measured.failed_share(),
+        disturbed: measured.is_disturbed(),
+    }
+}
+
 /// What the search would do with windows and an undisturbed client without end.
 enum Aim {
     Try(f64),
@@ -215,7 +237,8 @@ mod tests {
 
     use proptest::prelude::{any, prop_assert, proptest};
 
-    use super::*;
+    use super::{window as window_of, *};
+    use crate::model::load::Tick;
 
     const P99: Duration = Duration::from_millis(20);
 
@@ -255,6 +278,24 @@ mod tests {
 
     fn rates(windows: &[RateWindow]) -> Vec<f64> {
         windows.iter().map(|window| window.rate).collect()
+    }
+
+    #[test]
+    fn answers_long_after_the_end_do_not_count_as_achieved() {
+        let tick = |start_ms, succeeded| Tick {
+            start: Duration::from_millis(start_ms),
+            length: Duration::from_millis(100),
+            succeeded,
+            ..Tick::default()
+        };
+        let mut measured = LoadMeasured { scheduled: Duration::from_millis(200), ..LoadMeasured::default() };
+        measured.lane.counts.offered = 100;
+        measured.lane.series = vec![tick(0, 40), tick(100, 40), tick(200, 10), tick(300, 10)];
+        let share = |grace| window_of(500.0, &measured, Duration::from_millis(grace)).achieved_share.unwrap();
+        assert!((share(20) - 0.9).abs() < 1e-9);
+        assert!((share(120) - 1.0).abs() < 1e-9);
+        measured.lane.counts.offered = 0;
+        assert_eq!(window_of(500.0, &measured, Duration::ZERO).achieved_share, None);
     }
 
     #[test]

@@ -37,6 +37,32 @@ pub enum Event {
         /// Its length.
         window: Duration,
     },
+    /// The highest rate of an arm is being searched.
+    ArmSearching {
+        /// The arm's name.
+        arm: String,
+        /// The rate of the window that now begins, in requests per second.
+        rate: f64,
+    },
+    /// An arm is being reloaded and restarted.
+    ArmTiming {
+        /// The arm's name.
+        arm: String,
+    },
+    /// The soak began: every arm is ready.
+    SoakStarted {
+        /// Windows planned.
+        windows: u32,
+        /// The length of one.
+        window: Duration,
+    },
+    /// A window of the soak is over and saved.
+    SoakWindowFinished {
+        /// How many are.
+        finished: u32,
+        /// One line of figures.
+        summary: String,
+    },
     /// An epoch is over and saved.
     EpochFinished {
         /// From 0.

@@ -42,6 +42,29 @@ pub struct LoadSettings {
     pub epochs: Option<u32>,
     /// How long a service may take to be ready.
     pub ready_timeout: Duration,
+    /// Whether a reload and a restart of every arm are timed after each window.
+    pub times: bool,
+    /// The p99 below which the highest rate of every arm is searched after each window; not searched without.
+    pub throughput_p99: Option<Duration>,
+    /// The soak after the epochs, where there is to be one.
+    pub soak: Option<SoakSettings>,
+}
+
+/// How long memory is watched under steady load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoakSettings {
+    /// In all.
+    pub length: Duration,
+    /// One window, of which the least memory is kept.
+    pub window: Duration,
+}
+
+impl SoakSettings {
+    /// Whole windows; what is left over is not run.
+    pub fn windows(&self) -> u32 {
+        let windows = self.length.as_nanos() / self.window.as_nanos().max(1);
+        u32::try_from(windows).unwrap_or(u32::MAX)
+    }
 }
 
 impl Default for LoadSettings {
@@ -57,6 +80,9 @@ impl Default for LoadSettings {
             precision: Precision::default(),
             epochs: None,
             ready_timeout: Duration::from_secs(30),
+            times: false,
+            throughput_p99: None,
+            soak: None,
         }
     }
 }
@@ -114,3 +140,24 @@ impl Default for Thresholds {
 pub const COLLECT_EPOCHS: u32 = 10;
 /// Epochs after which `validate` gives up deciding, unless told otherwise.
 pub const MOST_EPOCHS: u32 = 40;
+/// Windows that a soak needs: the exact null of fewer gives a slope no interval of 95%.
+pub const LEAST_SOAK_WINDOWS: u32 = 6;
+/// The length of a soak's windows, unless told otherwise: some collections of a garbage collector lie in each.
+pub const SOAK_WINDOW: Duration = Duration::from_secs(150);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_windows_are_run() {
+        let windows = |length, window| {
+            SoakSettings { length: Duration::from_secs(length), window: Duration::from_secs(window) }
+                .windows()
+        };
+        assert_eq!(windows(1800, 150), 12);
+        assert_eq!(windows(1799, 150), 11);
+        assert_eq!(windows(1, 2), 0);
+        assert_eq!(windows(1, 0), 1_000_000_000, "no window divides by nothing");
+    }
+}

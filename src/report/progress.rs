@@ -21,6 +21,7 @@ pub fn sink(is_terminal: bool) -> Sink {
 struct Progress {
     bar: ProgressBar,
     is_terminal: bool,
+    /// Epochs, or the windows of a soak.
     epochs: u32,
     done: u32,
     /// What an epoch takes: planned at first, measured from the first finished one on.
@@ -59,6 +60,22 @@ impl Progress {
             }
             Event::WindowStarted { window, .. } => {
                 self.message(&format!("measuring {}", format_duration(window)));
+            }
+            Event::ArmSearching { arm, rate } => self.message(&format!("{arm} at {rate:.0}/s")),
+            Event::ArmTiming { arm } => self.message(&format!("reloading and restarting {arm}")),
+            Event::SoakStarted { windows, window } => {
+                self.epochs = windows;
+                self.done = 0;
+                self.per_epoch = window;
+                self.bar.set_length(u64::from(windows));
+                self.bar.set_position(0);
+                self.message("soaking");
+            }
+            Event::SoakWindowFinished { finished, summary } => {
+                self.done = finished;
+                self.bar.set_position(u64::from(finished));
+                self.bar.println(format!("soak window {finished}: {summary}"));
+                self.message("soaking");
             }
             Event::EpochFinished { epoch, summary, .. } => {
                 self.done = epoch + 1;

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, time::Duration};
 
-use super::{Arms, Context, Plan, SessionError, plan::PlannedEpoch};
+use super::{
+    Arms, Context, Plan, SessionError,
+    plan::PlannedEpoch,
+    throughput,
+    times::{self, Times},
+};
 use crate::{
     load::{self, Lane, Route, Slot, Tuning},
     model::{
@@ -39,7 +44,12 @@ impl Measured {
         }
     }
 
-    /// One line for people: each arm's median and errors.
+    /// The highest rates of the arms, where they were found.
+    pub(super) fn throughputs(&self) -> impl Iterator<Item = Option<f64>> {
+        self.arms.iter().map(|arm| arm.throughput)
+    }
+
+    /// One line for people: each arm's median, highest rate and errors.
     pub(super) fn summary(&self, plan: &Plan) -> String {
         let mut line = String::new();
         for (arm, measured) in plan.arms.iter().zip(&self.arms) {
@@ -49,6 +59,9 @@ impl Measured {
                 .map_or("unknown".to_owned(), |s| format_duration(Duration::from_secs_f64(s)));
             let separator = if line.is_empty() { "" } else { ", " };
             let _ = write!(line, "{separator}{} p50 {p50}", arm.name);
+            if let Some(rate) = measured.throughput {
+                let _ = write!(line, " up to {rate:.0}/s");
+            }
             if measured.requests.failures() > 0 {
                 let _ = write!(line, " ({} failed)", measured.requests.failures());
             }
@@ -57,7 +70,8 @@ impl Measured {
     }
 }
 
-/// Runs one epoch. On an error the arms may still run; the caller tears them down.
+/// Runs one epoch; a search of an arm's highest rate begins with its own of `first_rates`. On an error the arms may
+/// still run; the caller tears them down.
 ///
 /// # Errors
 /// When an arm fails, or the load cannot be sent.
@@ -66,6 +80,7 @@ pub(super) async fn run(
     plan: &Plan,
     planned: &PlannedEpoch,
     arms: &mut Arms,
+    first_rates: &[f64],
 ) -> Result<Measured, SessionError> {
     let mut start_to_ready = vec![Duration::ZERO; plan.arms.len()];
     for index in &planned.start_order {
@@ -82,49 +97,78 @@ pub(super) async fn run(
     let after = read_all(arms, plan.arms.len()).await?;
     let ended = window.end();
     let client = client_conditions(&measured, &context.thresholds);
+    let afterwards = afterwards(context, planned, arms, first_rates).await?;
     arms.stop_all().await?;
-    let usage: Vec<ArmUsage> = after
-        .into_iter()
-        .zip(before)
-        .zip(&plan.arms)
-        .map(|((after, before), arm)| {
-            let same = after.processes == before.processes;
-            if !same {
-                let text = format!(
-                    "{}: its processes changed within the window, so it has no memory or CPU figure",
-                    arm.name
-                );
-                context.tell(Event::Warning(text));
-            }
-            window_usage(after.usage, before.usage, same)
-        })
-        .collect();
+    let usage = usage_of_all(context, plan, before, after);
     let own_cpu = own_cpu(&usage).map(|cpu| cpu + measured.client.cpu);
     let conditions = Conditions { client: Some(client), ..ended.conditions(own_cpu) };
     for reason in conditions.disturbances() {
         context.tell(Event::Warning(format!("epoch {}: {reason}", planned.index + 1)));
     }
-    let arms = measured
-        .lanes
-        .iter()
-        .zip(usage)
-        .zip(start_to_ready)
-        .map(|((lane, usage), ready)| arm_epoch(lane, usage, ready));
+    let arms = measured.lanes.iter().zip(usage).zip(start_to_ready).zip(afterwards);
     Ok(Measured {
         index: planned.index,
         order: planned.start_order.iter().map(|arm| plan.arms[*arm].name.clone()).collect(),
         conditions,
-        arms: arms.collect(),
+        arms: arms
+            .map(|(((lane, usage), ready), afterwards)| arm_epoch(lane, usage, ready, afterwards))
+            .collect(),
     })
 }
 
-fn lanes(context: &Context, arms: &mut Arms, count: usize) -> Vec<Lane> {
-    (0..count)
-        .map(|index| {
-            let (arm, runtime) = arms.arm_and_runtime(index);
-            Lane { name: arm.name.clone(), routes: routes(&context.workload, &runtime.endpoints()) }
-        })
-        .collect()
+/// What was asked for beside the window, of one arm.
+#[derive(Clone, Copy, Debug, Default)]
+struct Afterwards {
+    times: Times,
+    throughput: Option<f64>,
+}
+
+/// Measures what was asked for beside the window, arm by arm in the order in which they were started. First the
+/// rates, of the processes that the window has warmed; the times end them.
+async fn afterwards(
+    context: &Context,
+    planned: &PlannedEpoch,
+    arms: &mut Arms,
+    first_rates: &[f64],
+) -> Result<Vec<Afterwards>, SessionError> {
+    let mut all = vec![Afterwards::default(); first_rates.len()];
+    if let Some(p99) = context.load.throughput_p99 {
+        for index in &planned.start_order {
+            let rate = first_rates[*index];
+            all[*index].throughput = throughput::search(context, arms, *index, p99, rate).await?;
+        }
+    }
+    if context.load.times {
+        for index in &planned.start_order {
+            all[*index].times = times::measure(context, arms, *index, planned.index).await?;
+        }
+    }
+    Ok(all)
+}
+
+fn usage_of_all(context: &Context, plan: &Plan, before: Vec<Reading>, after: Vec<Reading>) -> Vec<ArmUsage> {
+    let readings = after.into_iter().zip(before).zip(&plan.arms);
+    let usage = readings.map(|((after, before), arm)| {
+        let same = after.processes == before.processes;
+        if !same {
+            let text = format!(
+                "{}: its processes changed within the window, so it has no memory or CPU figure",
+                arm.name
+            );
+            context.tell(Event::Warning(text));
+        }
+        window_usage(after.usage, before.usage, same)
+    });
+    usage.collect()
+}
+
+pub(super) fn lanes(context: &Context, arms: &mut Arms, count: usize) -> Vec<Lane> {
+    (0..count).map(|index| lane(context, arms, index)).collect()
+}
+
+pub(super) fn lane(context: &Context, arms: &mut Arms, index: usize) -> Lane {
+    let (arm, runtime) = arms.arm_and_runtime(index);
+    Lane { name: arm.name.clone(), routes: routes(&context.workload, &runtime.endpoints()) }
 }
 
 /// The services that take load, with the addresses of their instances.
@@ -143,15 +187,19 @@ pub(super) fn routes(workload: &Workload, endpoints: &[Endpoint]) -> Vec<Route> 
 }
 
 async fn send(context: &Context, slots: &[Slot], lanes: &[Lane]) -> Result<load::Measured, SessionError> {
+    Ok(load::run(load_plan(context, slots), lanes.to_vec(), context.stop.clone()).await?)
+}
+
+/// The session's load in these slots.
+pub(super) fn load_plan(context: &Context, slots: &[Slot]) -> load::Plan {
     let load = &context.load;
-    let plan = load::Plan {
+    load::Plan {
         connections: load.connections,
         connection_use: load.connection_use,
         timeout: load.timeout,
         tuning: Tuning { precision: load.precision, ..Tuning::default() },
         ..load::Plan::new(Pacing::constant(load.rate_per_second), slots.to_vec())
-    };
-    Ok(load::run(plan, lanes.to_vec(), context.stop.clone()).await?)
+    }
 }
 
 /// What the load took in a window. Beside what the engine itself finds disturbing, its own lag is held to a fifth of
@@ -197,23 +245,28 @@ fn own_cpu(usage: &[ArmUsage]) -> Option<Duration> {
 }
 
 /// The usage of an arm, and the service processes it is the usage of.
-struct Reading {
-    processes: Vec<ProcessId>,
-    usage: ArmUsage,
+pub(super) struct Reading {
+    /// Sorted.
+    pub(super) processes: Vec<ProcessId>,
+    pub(super) usage: ArmUsage,
 }
 
 async fn read_all(arms: &mut Arms, count: usize) -> Result<Vec<Reading>, SessionError> {
     let mut readings = Vec::with_capacity(count);
     for index in 0..count {
-        let (arm, runtime) = arms.arm_and_runtime(index);
-        let name = arm.name.clone();
-        let found = runtime.processes().await.map_err(SessionError::runtime(&name))?;
-        let usage = probe::read(&found);
-        let mut processes = found.service;
-        processes.sort_unstable();
-        readings.push(Reading { processes, usage });
+        readings.push(read(arms, index).await?);
     }
     Ok(readings)
+}
+
+pub(super) async fn read(arms: &mut Arms, index: usize) -> Result<Reading, SessionError> {
+    let (arm, runtime) = arms.arm_and_runtime(index);
+    let name = arm.name.clone();
+    let found = runtime.processes().await.map_err(SessionError::runtime(&name))?;
+    let usage = probe::read(&found);
+    let mut processes = found.service;
+    processes.sort_unstable();
+    Ok(Reading { processes, usage })
 }
 
 /// What was used in the window. A process that ended or was replaced in it would make memory and CPU look smaller
@@ -227,7 +280,12 @@ fn window_usage(after: ArmUsage, before: ArmUsage, same_processes: bool) -> ArmU
     usage
 }
 
-fn arm_epoch(lane: &LaneMeasurement, usage: ArmUsage, start_to_ready: Duration) -> ArmEpoch {
+fn arm_epoch(
+    lane: &LaneMeasurement,
+    usage: ArmUsage,
+    start_to_ready: Duration,
+    afterwards: Afterwards,
+) -> ArmEpoch {
     ArmEpoch {
         start_to_ready_s: start_to_ready.as_secs_f64(),
         latency: LatencySummary::of(&lane.latency),
@@ -237,9 +295,9 @@ fn arm_epoch(lane: &LaneMeasurement, usage: ArmUsage, start_to_ready: Duration) 
         service: usage.service,
         overhead_fixed: usage.overhead_fixed,
         overhead_per_instance: usage.overhead_per_instance,
-        reload_s: None,
-        restart_s: None,
-        throughput: None,
+        reload_s: afterwards.times.reload_s,
+        restart_s: afterwards.times.restart_s,
+        throughput: afterwards.throughput,
     }
 }
 

@@ -11,6 +11,9 @@ pub mod error;
 pub mod plan;
 mod ready;
 mod scenario;
+mod soak;
+mod throughput;
+mod times;
 
 use std::{
     sync::Arc,
@@ -68,7 +71,7 @@ impl Context {
     }
 }
 
-/// Saves a record, given with its index in [`Plan::records`]; called after every epoch.
+/// Saves a record, given with its index in [`Plan::records`]; called after every epoch and every window of a soak.
 pub type Save<'a> = dyn FnMut(usize, &Record) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
 
 /// Asked after every epoch with the records so far: why the session may end now, if it may.
@@ -133,9 +136,13 @@ async fn epochs(
         epoch_estimate: estimate_epoch(&context.load, plan.arms.len()),
     });
     let mut longest = Duration::ZERO;
+    let mut first_rates = vec![throughput::first_rate(&context.load); plan.arms.len()];
     for planned in &plan.epochs {
         let epoch_begun = Instant::now();
-        let measured = epoch::run(context, plan, planned, arms).await?;
+        let measured = epoch::run(context, plan, planned, arms, &first_rates).await?;
+        for (first, found) in first_rates.iter_mut().zip(measured.throughputs()) {
+            *first = found.unwrap_or(*first);
+        }
         let took = epoch_begun.elapsed();
         longest = longest.max(took);
         for (index, record) in records.iter_mut().enumerate() {
@@ -155,7 +162,23 @@ async fn epochs(
             break;
         }
     }
+    if let Some(planned) = &plan.soak {
+        soaked(context, soak::run(context, plan, planned, arms, &mut records, save).await)?;
+    }
     Ok(records)
+}
+
+/// What breaks in a soak leaves the growth of memory unknown, which its record says; the epochs stand.
+fn soaked(context: &Context, outcome: Result<(), SessionError>) -> Result<(), SessionError> {
+    match outcome {
+        Err(error @ (SessionError::Save(_) | SessionError::Interrupted)) => Err(error),
+        Err(error) => {
+            let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+            context.tell(Event::Warning(format!("the soak ended early: {error}{hint}")));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Whether an epoch that ended then would end after the budget.
@@ -211,7 +234,12 @@ fn load_identity(context: &Context) -> LoadIdentity {
     }
 }
 
-/// A first guess, before any epoch has been timed: a start and a stop take about two seconds an arm.
+/// A first guess, before any epoch has been timed: a start and a stop take about two seconds an arm, and so do a
+/// reload and a restart.
 pub fn estimate_epoch(load: &LoadSettings, arms: usize) -> Duration {
-    load.window + load.warmup + Duration::from_secs(2) * arms as u32
+    let start_and_stop = Duration::from_secs(2);
+    let times = if load.times { start_and_stop } else { Duration::ZERO };
+    let search =
+        load.throughput_p99.map_or(Duration::ZERO, |_| throughput::WINDOW * throughput::USUAL_WINDOWS);
+    load.window + load.warmup + (start_and_stop + times + search) * arms as u32
 }

@@ -2,13 +2,14 @@
 //!
 //! Pure. The random orders come from a seed that the record keeps, so that a session can be laid out again.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
+use super::throughput;
 use crate::{
     load::Slot,
     model::{
         record::{ArmRole, Design},
-        settings::{COLLECT_EPOCHS, LoadSettings},
+        settings::{COLLECT_EPOCHS, LoadSettings, SoakSettings},
         target::Target,
         units::format_duration,
     },
@@ -33,6 +34,8 @@ pub struct Plan {
     pub arms: Vec<PlannedArm>,
     /// The epochs; of a sequential design some more than its cap, since disturbed ones do not count.
     pub epochs: Vec<PlannedEpoch>,
+    /// The soak after the last epoch, where there is to be one.
+    pub soak: Option<PlannedSoak>,
 }
 
 /// One arm and what its figures are for.
@@ -60,6 +63,20 @@ pub struct PlannedEpoch {
     /// The slots of the window.
     pub window: Vec<Slot>,
 }
+
+/// The soak.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedSoak {
+    /// How long.
+    pub settings: SoakSettings,
+    /// The order in which the arms are started.
+    pub start_order: Vec<usize>,
+    /// The slots of its load: for longer than its windows, whose end ends it.
+    pub slots: Vec<Slot>,
+}
+
+/// Whatever holds up a reading of memory, there is load until the last window has ended.
+const SOAK_MARGIN: Duration = Duration::from_secs(300);
 
 impl Plan {
     /// The plan of `collect`: the target between two controls.
@@ -137,7 +154,13 @@ impl Plan {
                 window: slots(&mut random, arms.len(), load.window, load.slot),
             })
             .collect();
-        Self { id, started_at, seed, records, design, appended_to: None, arms, epochs }
+        // After the epochs, so that theirs are the same with it and without.
+        let soak = load.soak.map(|settings| PlannedSoak {
+            settings,
+            start_order: random.permutation(arms.len()),
+            slots: slots(&mut random, arms.len(), settings.length + SOAK_MARGIN, load.slot),
+        });
+        Self { id, started_at, seed, records, design, appended_to: None, arms, epochs, soak }
     }
 
     /// For `--dry-run`.
@@ -162,19 +185,52 @@ impl Plan {
                 self.records[arm.record]
             );
         }
+        text += &describe_afterwards(load);
         for epoch in &self.epochs {
-            let order: Vec<&str> =
-                epoch.start_order.iter().map(|arm| self.arms[*arm].name.as_str()).collect();
             let _ = writeln!(
                 text,
                 "epoch {}: start {}; {} slots",
                 epoch.index + 1,
-                order.join(", "),
+                self.names(&epoch.start_order),
                 epoch.window.len()
+            );
+        }
+        if let Some(soak) = &self.soak {
+            let _ = writeln!(
+                text,
+                "soak of {}: start {}; the same load, and the least memory in each of {} windows of {}",
+                format_duration(soak.settings.length),
+                self.names(&soak.start_order),
+                soak.settings.windows(),
+                format_duration(soak.settings.window)
             );
         }
         text
     }
+
+    fn names(&self, order: &[usize]) -> String {
+        order.iter().map(|arm| self.arms[*arm].name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What each arm goes through after the window of an epoch.
+fn describe_afterwards(load: &LoadSettings) -> String {
+    let mut text = String::new();
+    if let Some(p99) = load.throughput_p99 {
+        let _ = writeln!(
+            text,
+            "after each window, arm by arm in the order of their start: the highest rate with p99 below {} and no \
+             failed request, in at most {} windows of {}",
+            format_duration(p99),
+            throughput::MOST_WINDOWS,
+            format_duration(throughput::WINDOW)
+        );
+    }
+    if load.times {
+        text += "after each window, arm by arm in the order of their start: the time of a reload and of a restart of \
+                 every loaded service\n";
+    }
+    text
 }
 
 /// Epochs laid out. More than a tenth disturbed, and a session is not trusted: no more than that are spare.
@@ -190,7 +246,7 @@ fn describe_design(design: Design) -> String {
         Design::Fixed { epochs } => format!("{epochs} epochs"),
         Design::Sequential { cap, budget_s } => {
             let budget = budget_s
-                .and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok())
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
                 .map(|budget| format!(", for {} at most", format_duration(budget)));
             format!("up to {cap} undisturbed epochs, fewer when they decide{}", budget.unwrap_or_default())
         }
@@ -208,12 +264,7 @@ fn role_name(role: ArmRole) -> &'static str {
 
 /// Rounds of one slot per arm, each round in an order of its own: every arm gets the same number of slots, and
 /// none always follows the same other.
-fn slots(
-    random: &mut SplitMix64,
-    arms: usize,
-    total: std::time::Duration,
-    slot: std::time::Duration,
-) -> Vec<Slot> {
+fn slots(random: &mut SplitMix64, arms: usize, total: Duration, slot: Duration) -> Vec<Slot> {
     if total.is_zero() {
         return Vec::new();
     }
@@ -246,8 +297,6 @@ impl SplitMix64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::model::target::RuntimeKind;
 
@@ -296,5 +345,42 @@ mod tests {
         let names: Vec<&str> = plan.arms.iter().map(|arm| arm.name.as_str()).collect();
         assert_eq!(names, ["bare-a1", "bare-b1", "bare-a2", "bare-b2"]);
         assert_eq!(plan.records.len(), 2);
+    }
+    #[test]
+    fn a_soak_outlasts_its_windows_and_leaves_the_epochs_as_they_were() {
+        let settings = SoakSettings { length: Duration::from_secs(60), window: Duration::from_secs(10) };
+        let load = LoadSettings { soak: Some(settings), ..LoadSettings::default() };
+        let bare = Target::of(RuntimeKind::Bare);
+        let design = Design::Sequential { cap: 8, budget_s: None };
+        let plan_of = |load| Plan::validate("id".into(), "now".into(), 1, (&bare, &bare), load, design);
+        let (with, without) = (plan_of(&load), plan_of(&LoadSettings::default()));
+        assert_eq!(with.epochs, without.epochs);
+        assert_eq!(without.soak, None);
+        let soak = with.soak.unwrap();
+        assert!(soak.slots.iter().map(|slot| slot.length).sum::<Duration>() > settings.length);
+        assert_eq!(soak.start_order.len(), 4);
+    }
+
+    #[test]
+    fn a_dry_run_tells_what_follows_a_window_and_the_epochs() {
+        let bare = Target::of(RuntimeKind::Bare);
+        let design = Design::Sequential { cap: 8, budget_s: None };
+        let describe = |load: LoadSettings| {
+            Plan::validate("id".into(), "now".into(), 1, (&bare, &bare), &load, design).describe(&load)
+        };
+        let plain = describe(LoadSettings::default());
+        assert!(!plain.contains("after each window") && !plain.contains("soak"), "{plain}");
+        let length = Duration::from_secs(1800);
+        let all = describe(LoadSettings {
+            times: true,
+            throughput_p99: Some(Duration::from_millis(50)),
+            soak: Some(SoakSettings { length, window: Duration::from_secs(150) }),
+            ..LoadSettings::default()
+        });
+        for text in
+            ["the highest rate with p99 below 50", "a reload and of a restart", "in each of 12 windows"]
+        {
+            assert!(all.contains(text), "no {text:?} in {all}");
+        }
     }
 }

@@ -12,13 +12,13 @@ use super::{Context, SessionError};
 use crate::{
     model::{
         process::{InstanceState, InstanceStatus},
-        workload::{Endpoint, Workload},
+        workload::{Endpoint, Service, Workload},
     },
     runtime::Runtime,
 };
 
-/// Between two looks at an endpoint that does not answer yet.
-const POLL: Duration = Duration::from_millis(5);
+/// Between two looks at what is awaited.
+pub(super) const POLL: Duration = Duration::from_millis(5);
 /// Between two looks at the runtime's own view.
 const STATUS_POLL: Duration = Duration::from_millis(250);
 /// A health check that takes longer than this is asked again.
@@ -92,6 +92,35 @@ async fn not_ready(runtime: &mut dyn Runtime, arm: &str, service: &str, what: St
     // Without the log the error still says what happened.
     let log = runtime.logs(service, LOG_LINES).await.unwrap_or_default();
     SessionError::NotReady { arm: arm.to_owned(), service: service.to_owned(), what, log }
+}
+
+/// Waits until every endpoint answers its health check, as of one round of asking; gives the moment at which the last
+/// one did, and `None` when that has not come about at the deadline.
+///
+/// Unlike [`wait`] it does not ask the runtime, whose answer may take longer than what is timed with this.
+pub(super) async fn all_answer(
+    runtime: &dyn Runtime,
+    workload: &Workload,
+    health: &Health,
+    deadline: Instant,
+) -> Option<Instant> {
+    while Instant::now() < deadline {
+        let mut all = true;
+        for endpoint in runtime.endpoints() {
+            all = all && health.is_healthy(workload, &endpoint).await;
+        }
+        if all {
+            return Some(Instant::now());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    None
+}
+
+/// The services that take load, by name.
+pub(super) fn loaded_services(workload: &Workload) -> Vec<String> {
+    let takes_load = |service: &&Service| service.http.as_ref().is_some_and(|http| !http.requests.is_empty());
+    workload.services.iter().filter(takes_load).map(|service| service.name.clone()).collect()
 }
 
 /// Asks services over HTTP, a new connection each time: a connection kept alive would ask an instance that is

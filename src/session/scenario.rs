@@ -6,7 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, Plan, PlannedArm, SessionError, arms::Arms, epoch, ready::Health};
+use super::{
+    Context, Plan, PlannedArm, SessionError,
+    arms::Arms,
+    epoch,
+    ready::{self, Health, POLL, loaded_services},
+};
 use crate::{
     load::{self, Lane, LoadHandle, Slot},
     model::{
@@ -23,8 +28,6 @@ use crate::{
     runtime::{Runtime, RuntimeError},
 };
 
-/// Between two looks while something is awaited.
-const POLL: Duration = Duration::from_millis(5);
 /// What has not come back by then is not coming back by itself, unless the scenario itself allows for more.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
 /// Far beyond any action; the load is told to stop long before.
@@ -57,6 +60,7 @@ pub async fn run(
         appended_to: None,
         arms: vec![arm],
         epochs: Vec::new(),
+        soak: None,
     };
     let mut arms = Arms::set_up(context, &plan)?;
     context.tell(Event::ScenarioStarted { scenario: scenario.name.clone(), target: target.name.clone() });
@@ -275,28 +279,16 @@ impl Run<'_> {
         condition: impl Fn(&[InstanceStatus]) -> bool,
     ) -> Result<Option<Recovery>, SessionError> {
         let deadline = Instant::now() + self.patience;
-        let mut held = None;
-        while Instant::now() < deadline {
-            if held.is_none() && condition(&self.status().await?) {
-                held = Some(Instant::now());
-            }
-            if let Some(condition) = held
-                && self.all_healthy(workload).await
-            {
-                return Ok(Some(Recovery { condition, healthy: Instant::now() }));
+        while !condition(&self.status().await?) {
+            if Instant::now() >= deadline {
+                return Ok(None);
             }
             tokio::time::sleep(POLL).await;
         }
-        Ok(None)
-    }
-
-    async fn all_healthy(&mut self, workload: &Workload) -> bool {
-        for endpoint in self.runtime().endpoints() {
-            if !self.health.is_healthy(workload, &endpoint).await {
-                return false;
-            }
-        }
-        true
+        let condition = Instant::now();
+        let runtime = self.arms.arm_and_runtime(0).1;
+        let healthy = ready::all_answer(runtime, workload, &self.health, deadline).await;
+        Ok(healthy.map(|healthy| Recovery { condition, healthy }))
     }
 
     /// Of the answers of every endpoint that tells its release, the share that names the new one.
@@ -373,13 +365,6 @@ fn load_figures(lane: &LaneMeasurement) -> Figures {
         }
     }
     figures
-}
-
-fn loaded_services(workload: &Workload) -> Vec<String> {
-    let takes_load = |service: &&crate::model::workload::Service| {
-        service.http.as_ref().is_some_and(|http| !http.requests.is_empty())
-    };
-    workload.services.iter().filter(takes_load).map(|service| service.name.clone()).collect()
 }
 
 /// The living processes of some services, ready or not: for one runtime "online" means spawned, for another ready.

@@ -14,4 +14,5 @@ mod rooms;
 mod schema;
 mod stored_records;
 mod support;
+mod times;
 mod whole;

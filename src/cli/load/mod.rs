@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use super::{ExitCode, wants_colour};
 use crate::{
-    load::{self, Measured, Plan, Slot, Tuning},
+    load::{self, Plan, Slot, Tuning},
     model::{
         load::{Arrivals, Pacing},
         load_report::{LoadAsked, LoadMeasured, LoadReport},
@@ -101,7 +101,7 @@ async fn one_load(
     let watch = channel.watch(handle.started(), line, log)?;
     let measured = handle.finish().await;
     let logged = watch.end();
-    Ok((of_one_lane(measured?), logged))
+    Ok((measured?.into_last_lane(), logged))
 }
 
 fn plan(args: &LoadArgs, pacing: Pacing, target: &Target) -> Plan {
@@ -154,17 +154,6 @@ fn asked(args: &LoadArgs, pacing: &Pacing, target: &Target) -> LoadAsked {
         receive_clock: client.clock.into(),
         realtime: client.realtime,
         cores: client.cores.clone(),
-    }
-}
-
-/// One lane went in, so one comes out.
-fn of_one_lane(mut measured: Measured) -> LoadMeasured {
-    LoadMeasured {
-        scheduled: measured.scheduled,
-        elapsed: measured.elapsed,
-        lane: measured.lanes.pop().unwrap_or_default(),
-        client: measured.client,
-        connections: measured.connections,
     }
 }
 
