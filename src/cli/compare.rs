@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CliError, ExitCode, Folders, Format, baseline, measure, tell};
+use super::{CliError, ExitCode, Folders, Format, baseline, calibrate, measure, tell};
 use crate::{
     config::Config,
     judge::{self, Question},
@@ -47,12 +47,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
     // The newest, since limits may have been changed on purpose.
     let own = &candidate[candidate.len() - 1].thresholds;
     let thresholds: &Thresholds = config.as_ref().map_or(own, |config| &config.thresholds);
+    let calibration = calibrate::fitting(folder, &candidate[0])?;
     let question = Question {
         baseline: &baseline,
         candidate: &candidate,
         thresholds,
         across_hosts: args.across_hosts,
-        calibration: None,
+        calibration: calibration.as_ref(),
     };
     let comparison = judge::compare(&question);
     print(&comparison, args.format)?;

@@ -107,7 +107,7 @@ fn a_good_file_is_resolved_whole() {
     assert_eq!((worker.http.as_ref(), worker.compose.as_ref().unwrap().name.as_str()), (None, "jobs"));
     assert_eq!(config.load.rate_per_second.total_cmp(&50.0), std::cmp::Ordering::Equal);
     assert_eq!(config.load.window, Duration::from_secs(2));
-    assert_eq!(config.load.epochs, Some(10));
+    assert_eq!(config.load.epochs, None, "each command has a number of its own");
     assert_eq!(config.load.connection_use, ConnectionUse::PerRequest);
     assert_eq!(config.load.precision, Precision::Exact);
     assert!((config.thresholds.of(crate::model::verdict::Metric::P50).unwrap().limit - 0.05).abs() < 1e-12);

@@ -3,11 +3,10 @@
 use super::{
     LEAST_EPOCHS, Sides,
     epochs::Kept,
-    reading::{as_share, quantity},
+    reading::{as_share, quantity, reading},
 };
 use crate::{
     model::{
-        record::ArmRole,
         settings::Allowance,
         verdict::{Basis, Evidence, Metric, MetricVerdict, Verdict},
     },
@@ -25,7 +24,8 @@ pub(super) fn limit(allowance: &Allowance, baseline: Option<f64>) -> f64 {
 
 /// The target's median over all epochs of all sessions of a side.
 pub(super) fn typical(side: &[Kept], metric: Metric) -> Option<f64> {
-    let values: Vec<f64> = side.iter().flat_map(|kept| kept.values(metric, ArmRole::Target)).collect();
+    let arms = side.iter().flat_map(Kept::target_arms);
+    let values: Vec<f64> = arms.filter_map(|arm| reading(arm, metric)).collect();
     median(&values)
 }
 

@@ -48,8 +48,7 @@ impl<'a> Kept<'a> {
         for index in all {
             let disturbance = of_session
                 .iter()
-                .filter_map(|epochs| epochs.get(index)?.conditions.disturbances().into_iter().next())
-                .next();
+                .find_map(|epochs| epochs.get(index)?.conditions.disturbances().into_iter().next());
             match disturbance {
                 Some(reason) => kept.dropped.push((*index, reason)),
                 None => kept.epochs.push(own.get(index).copied()),
@@ -70,9 +69,15 @@ impl<'a> Kept<'a> {
         arms.any(|arm| reading(arm, metric).is_some())
     }
 
-    /// The target's arm of every epoch, disturbed ones as well: what failed in them failed all the same.
+    /// The target's arms of every epoch, disturbed ones as well: what failed in them failed all the same. `None`
+    /// for an epoch that has no arm of the target.
     pub(super) fn all_target_arms(&self) -> impl Iterator<Item = Option<&'a ArmEpoch>> {
-        by_index(self.record).into_values().map(|epoch| epoch.arms.get(&ArmRole::Target))
+        by_index(self.record).into_values().flat_map(target_arms)
+    }
+
+    /// The target's arms of every undisturbed epoch.
+    pub(super) fn target_arms(&self) -> impl Iterator<Item = &'a ArmEpoch> {
+        self.epochs.iter().flatten().flat_map(|epoch| target_arms(epoch)).flatten()
     }
 
     /// The session came to the end it was designed for, and every epoch it measured is there.
@@ -80,6 +85,12 @@ impl<'a> Kept<'a> {
         let session = &self.record.session;
         session.is_complete() && self.measured >= session.measured_epochs as usize
     }
+}
+
+/// The first arm, or that there is none, and the second where it was run.
+fn target_arms(epoch: &Epoch) -> impl Iterator<Item = Option<&ArmEpoch>> {
+    let again = epoch.arms.get(&ArmRole::TargetAgain).map(Some);
+    std::iter::once(epoch.arms.get(&ArmRole::Target)).chain(again)
 }
 
 fn by_index(record: &Record) -> BTreeMap<u32, &Epoch> {

@@ -1,6 +1,6 @@
 //! Growth of memory over a soak: a straight line through the least of each window, candidate less baseline.
 
-use super::{ALPHA_FAIL, ALPHA_PASS, CONFIDENCE, Sides, change, change::Design};
+use super::{ALPHA_FAIL, CONFIDENCE, Sides, change, change::Design};
 use crate::{
     model::{
         record::Soak,
@@ -76,7 +76,6 @@ fn decide(from: &Soak, to: &Soak, limit: f64) -> (Evidence, Verdict) {
     let (Ok(passing), Ok(failing)) = (passing, failing) else {
         return missing(format!("{windows} windows carry no slope at the confidence asked for"));
     };
-    debug_assert!(ALPHA_FAIL <= ALPHA_PASS);
     let at_limit = limit.ln_1p();
     let verdict = if failing.low > at_limit {
         Verdict::Fail

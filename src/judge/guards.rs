@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Sides, epochs::Kept};
-use crate::model::{
-    record::{ArmEpoch, ArmRole},
-    verdict::EpochCount,
-};
+use crate::model::{record::ArmEpoch, verdict::EpochCount};
 
 /// More dropped epochs than this share, and the machine was no place to measure.
 const MOST_DROPPED: f64 = 0.10;
@@ -79,8 +76,8 @@ pub(super) fn load(sides: &Sides) -> Load {
     for (side, short) in [("baseline", &baseline), ("candidate", &candidate)] {
         if short.epochs > 0 {
             found.reasons.push(format!(
-                "the {side} was overloaded: in {} of {} undisturbed epochs it took less than 99% of the load offered \
-                 (least {:.1}%)",
+                "the {side} was overloaded: {} of {} times in undisturbed epochs it took less than 99% of the load \
+                 offered (least {:.1}%)",
                 short.epochs,
                 short.of,
                 short.least * 100.0
@@ -99,8 +96,7 @@ struct Shortfall {
 }
 
 fn shortfall(side: &[Kept]) -> Shortfall {
-    let arms = side.iter().flat_map(|kept| kept.epochs.iter().flatten());
-    let shares: Vec<f64> = arms.filter_map(|epoch| epoch.arms.get(&ArmRole::Target).map(achieved)).collect();
+    let shares: Vec<f64> = side.iter().flat_map(Kept::target_arms).map(achieved).collect();
     Shortfall {
         epochs: shares.iter().filter(|share| **share < LEAST_ACHIEVED).count(),
         of: shares.len(),

@@ -272,12 +272,16 @@ impl<'a> Maker<'a> {
             Disturbance::Drift => {
                 self.drift += 0.02 * self.random.normal();
                 let shared = self.drift + 0.01 * f64::from(index);
-                logs.iter_mut().for_each(|log| *log += shared);
+                for log in &mut logs {
+                    *log += shared;
+                }
             }
             Disturbance::SharedSpikes => {
                 if self.random.uniform() < SPIKE_CHANCE {
                     let spike = LARGEST_SPIKE * self.random.uniform();
-                    logs.iter_mut().for_each(|log| *log += spike * (0.8 + 0.4 * self.random.uniform()));
+                    for log in &mut logs {
+                        *log += spike * (0.8 + 0.4 * self.random.uniform());
+                    }
                 }
             }
             Disturbance::OneSidedSpikes => {

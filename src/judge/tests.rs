@@ -120,7 +120,7 @@ fn one_failed_request_fails_and_its_class_is_named() {
     let errors = of(&comparison, Metric::Errors);
     assert_eq!((errors.verdict, comparison.verdict), (Verdict::Fail, Verdict::Fail));
     let Evidence::Rate { events, trials, upper_bound, .. } = errors.evidence else { panic!() };
-    assert_eq!((events, trials), (1, 10_000));
+    assert_eq!((events, trials), (1, 20_000), "both arms of the candidate");
     assert!(upper_bound > 0.0001 && upper_bound < 0.0005, "{upper_bound}");
     let note = errors.note.as_deref().unwrap();
     assert!(note.contains("1 stale-keep-alive; 0 left after one idempotent retry"), "{note}");
@@ -217,7 +217,7 @@ fn less_load_than_asked_for_is_said_and_cannot_pass() {
     cut(candidate.epochs[0].arms.get_mut(&ArmRole::Target).unwrap());
     let comparison = judge(&baseline, &candidate, &Thresholds::default());
     assert!(
-        said(&comparison, "in 1 of 10 undisturbed epochs it took less than 99%"),
+        said(&comparison, "1 of 20 times in undisturbed epochs it took less than 99%"),
         "{:?}",
         comparison.reasons
     );

@@ -174,7 +174,7 @@ fn a_candidate_that_cannot_take_the_load_fails() {
     });
     let comparison = judged(std::slice::from_ref(&baseline), std::slice::from_ref(&candidate));
     assert_eq!(comparison.verdict, Verdict::Fail);
-    assert!(comparison.reasons.iter().any(|it| it.contains("the candidate was overloaded: in 10 of 10")));
+    assert!(comparison.reasons.iter().any(|it| it.contains("the candidate was overloaded: 20 of 20 times")));
     let mut both = baseline;
     let served = RequestCounts { offered: 1000, sent: 700, succeeded: 700, ..RequestCounts::default() };
     each_target(&mut both, |_, arm| arm.requests = served.clone());
@@ -269,7 +269,7 @@ fn throughput_is_better_when_it_is_more() {
         let (mut baseline, mut candidate) = paired(12, 1.0);
         each_target(&mut baseline, |index, arm| arm.throughput = Some(900.0 + f64::from(index % 3)));
         each_target(&mut candidate, |index, arm| {
-            arm.throughput = Some((900.0 + f64::from(index % 5)) * factor)
+            arm.throughput = Some((900.0 + f64::from(index % 5)) * factor);
         });
         let comparison = judged(&[baseline], &[candidate]);
         let found = of(&comparison, Metric::Throughput);

@@ -43,8 +43,9 @@ pub fn shift(a: &[f64], b: &[f64], confidence: f64) -> Result<Interval, NoInterv
 
 /// [`null`], computed once a thread for each pair of sizes.
 fn known_null(m: usize, n: usize) -> Rc<[f64]> {
+    type Nulls = BTreeMap<(usize, usize), Rc<[f64]>>;
     thread_local! {
-        static KNOWN: RefCell<BTreeMap<(usize, usize), Rc<[f64]>>> = const { RefCell::new(BTreeMap::new()) };
+        static KNOWN: RefCell<Nulls> = const { RefCell::new(BTreeMap::new()) };
     }
     KNOWN.with_borrow_mut(|known| Rc::clone(known.entry((m, n)).or_insert_with(|| null(m, n).into())))
 }

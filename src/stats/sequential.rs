@@ -36,7 +36,6 @@ pub const MOST_CAP: u32 = 10_000;
 /// assert_eq!(nominal_levels(&[20, 10], 40, 0.025, Spending::Pocock), None);
 /// ```
 pub fn nominal_levels(looks: &[u32], cap: u32, alpha: f64, spending: Spending) -> Option<Vec<f64>> {
-    let spent = |fraction: f64, alpha: f64| spending.spent(fraction, alpha);
     let are_rising = looks.is_sorted_by(|look, next| look < next);
     let are_within = *looks.first()? >= 1 && *looks.last()? <= cap;
     let is_alpha = alpha > 0.0 && alpha <= 0.5;
@@ -44,15 +43,15 @@ pub fn nominal_levels(looks: &[u32], cap: u32, alpha: f64, spending: Spending) -
         return None;
     }
     let fractions: Vec<f64> = looks.iter().map(|look| f64::from(*look) / f64::from(cap)).collect();
-    let first = spent(fractions[0], alpha);
+    let first = spending.spent(fractions[0], alpha);
     let mut levels = vec![first];
     let mut boundary = -normal::quantile(first)? * fractions[0].sqrt();
     let mut paths = Paths::at_the_start();
     for pair in fractions.windows(2) {
         paths = paths.below(boundary, pair[0], pair[1] - pair[0]);
         let guess = boundary * (pair[1] / pair[0]).sqrt();
-        let spend = spent(pair[1], alpha) - spent(pair[0], alpha);
-        boundary = paths.boundary_that_ends(spend, pair[1], guess)?;
+        let due = spending.spent(pair[1], alpha) - spending.spent(pair[0], alpha);
+        boundary = paths.boundary_that_ends(due, pair[1], guess)?;
         levels.push(normal::upper_tail(boundary / pair[1].sqrt()));
     }
     Some(levels)
@@ -294,7 +293,7 @@ mod tests {
     #[test]
     fn what_cannot_be_planned_is_refused() {
         let refused = |looks: &[u32], cap, alpha| {
-            assert_eq!(nominal_levels(looks, cap, alpha, Spending::Pocock), None, "{looks:?}")
+            assert_eq!(nominal_levels(looks, cap, alpha, Spending::Pocock), None, "{looks:?}");
         };
         refused(&[], 40, 0.01);
         refused(&[0, 10], 40, 0.01);

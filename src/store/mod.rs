@@ -6,6 +6,7 @@
 //! Deliberately absent: the clock, and whether two sessions may be set against each other, which is `judge`'s.
 
 mod accepted;
+mod calibrations;
 mod groups;
 #[cfg(test)]
 mod tests;
@@ -19,9 +20,13 @@ use std::{
 use serde::de::DeserializeOwned;
 
 pub use accepted::Accepted;
+pub use calibrations::{calibration_path, load_calibration, save_calibration};
 pub use groups::{Baselines, Group, Stored, Unreadable, targets};
 
-use crate::model::record::{FORMAT_MAJOR, FORMAT_NAME, Record};
+use crate::model::{
+    calibration,
+    record::{FORMAT_MAJOR, FORMAT_NAME, Record},
+};
 
 /// Far above any real record (a few MB); a guard against reading something else whole.
 const LARGEST_RECORD: u64 = 256 << 20;
@@ -108,6 +113,8 @@ pub enum Kind {
     Record,
     /// The choice of the baseline in force.
     Accepted,
+    /// How much a machine varies.
+    Calibration,
 }
 
 impl Kind {
@@ -115,6 +122,7 @@ impl Kind {
         match self {
             Self::Record => "record",
             Self::Accepted => "choice of a baseline",
+            Self::Calibration => "calibration",
         }
     }
 
@@ -123,6 +131,7 @@ impl Kind {
         match self {
             Self::Record => (FORMAT_NAME, FORMAT_MAJOR),
             Self::Accepted => (accepted::FORMAT_NAME, accepted::FORMAT_MAJOR),
+            Self::Calibration => (calibration::FORMAT_NAME, calibration::FORMAT_MAJOR),
         }
     }
 
@@ -131,6 +140,7 @@ impl Kind {
         match self {
             Self::Record => "collect again",
             Self::Accepted => "choose again with `qbench baseline accept`",
+            Self::Calibration => "measure it again with `qbench calibrate`",
         }
     }
 }

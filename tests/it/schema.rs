@@ -53,7 +53,7 @@ fn every_committed_baseline_meets_the_schema_and_loads() {
             let text = fs::read_to_string(file.path()).unwrap();
             assert_meets_schema(&serde_json::from_str(&text).unwrap());
             let record = qbench::store::load(&file.path()).unwrap();
-            assert!(record.session.complete && record.epochs.len() >= 6, "{}", file.path().display());
+            assert!(record.session.is_complete() && record.epochs.len() >= 6, "{}", file.path().display());
             found += 1;
         }
     }

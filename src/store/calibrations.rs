@@ -1,0 +1,36 @@
+//! How much a machine varies with a workload: `BASELINES/WORKLOAD.calibration.json`.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{Kind, StoreError, read, write_atomically};
+use crate::model::calibration::Calibration;
+
+/// Where the calibration for a workload lies.
+pub fn calibration_path(folder: &Path, workload: &str) -> PathBuf {
+    folder.join(format!("{workload}.calibration.json"))
+}
+
+/// Stores a calibration, in the place of an earlier one.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn save_calibration(path: &Path, calibration: &Calibration) -> Result<(), StoreError> {
+    let mut text = serde_json::to_string_pretty(calibration).expect("a calibration is plain data");
+    text.push('\n');
+    write_atomically(path, text.as_bytes())
+}
+
+/// Reads a calibration; `None` where nobody made one.
+///
+/// # Errors
+/// When the file is there and cannot be read, is damaged, or has another format version.
+pub fn load_calibration(path: &Path) -> Result<Option<Calibration>, StoreError> {
+    match read(path, Kind::Calibration) {
+        Ok(calibration) => Ok(Some(calibration)),
+        Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
