@@ -32,6 +32,14 @@ KINDS = ["noise", "drift", "shared-spikes", "heavy-tails", "one-sided-spikes"]
 # With these spikes the whole deviation of an epoch's change is 2% when the arms' own noise gives 1.8%.
 TWO_PERCENT = {"noise": "2%", "drift": "2%", "heavy-tails": "2%", "shared-spikes": "1.8%"}
 
+# Sessions of the baseline and of the candidate, and by how much sessions vary.
+STORED = {
+    "1x1": ["0%", "1%", "2%", "4%"],
+    "2x2": ["0%", "4%"],
+    "3x3": ["0%", "1%", "2%", "4%"],
+    "5x1": ["0%", "1%", "2%", "4%"],
+}
+
 
 def main():
     if not PROGRAM.exists():
@@ -63,13 +71,14 @@ def cells():
         yield f"{kind}, +7%, epochs vary by 2%", arguments, {"fail at least": FAIL_BEYOND}
     for damage in ["ragged", "truncated", "empty", "nan"]:
         yield f"equal, {damage}", ["--rehearse", "noise", "--damage", damage], {"pass at most": 0.0}
-    for sessions in ["1x1", "2x2", "3x3", "5x1"]:
-        for spread in ["0%", "1%", "2%", "4%"]:
+    for sessions, spreads in STORED.items():
+        for spread in spreads:
             stored = ["--rehearse", "noise", "--stored", sessions, "--session-spread", spread]
             name = f"stored {sessions}, sessions vary by {spread}"
             yield f"{name}, equal", stored, {"fail at most": FAIL_OF_EQUALS}
             yield f"{name}, +5%", [*stored, "--effect", "5%"], at_the_limit
-            yield f"{name}, +7%", [*stored, "--effect", "7%"], {"pass at most": PASS_BEYOND}
+            if spread == "4%":
+                yield f"{name}, +7%", [*stored, "--effect", "7%"], {"pass at most": PASS_BEYOND}
     for damage in ["truncated", "empty", "nan"]:
         stored = ["--rehearse", "noise", "--stored", "3x3", "--damage", damage]
         yield f"stored 3x3, {damage}", stored, {"pass at most": 0.0}

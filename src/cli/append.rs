@@ -6,7 +6,7 @@ use super::{CliError, baseline, tell};
 use crate::{
     model::{
         difference::{Difference, between, changed_files},
-        record::{LoadIdentity, Record, WorkloadIdentity},
+        record::{LoadIdentity, Record},
         target::RuntimeIdentity,
     },
     probe,
@@ -43,24 +43,8 @@ pub(super) fn group(folder: &Path, target: &str, context: &Context) -> Result<St
 /// What `judge` holds against two sessions of one side. The warm-up is not among it.
 fn differences(group: &Group, context: &Context) -> Vec<Difference> {
     let first = group.first();
-    let workload = WorkloadIdentity {
-        name: context.workload.name.clone(),
-        files: context.workload.digests.clone(),
-        services: context.workload.services.iter().map(|service| service.name.clone()).collect(),
-    };
-    let load = &context.load;
-    let load = LoadIdentity {
-        rate_per_second: load.rate_per_second,
-        window_s: load.window.as_secs_f64(),
-        slot_s: load.slot.as_secs_f64(),
-        warmup_s: first.load.warmup_s,
-        connections: load.connections,
-        connection_use: load.connection_use,
-        timeout_s: load.timeout.as_secs_f64(),
-        precision: load.precision,
-        requests_digest: context.requests_digest.clone(),
-    };
-    let mut found = between("workload", &first.workload, &workload);
+    let load = LoadIdentity { warmup_s: first.load.warmup_s, ..context.load_identity() };
+    let mut found = between("workload", &first.workload, &context.workload_identity());
     found.extend(between("load", &first.load, &load));
     found.extend(between("host", &first.host, &probe::host::fingerprint()));
     found

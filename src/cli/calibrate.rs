@@ -118,10 +118,11 @@ fn calibration(records: &[Record], epoch: Duration) -> Result<Calibration, CliEr
     }
     let metrics = calibrate::noise(records);
     if metrics.is_empty() {
-        return Err(CliError::usage(
-            format!("the records hold no metric that {LEAST_SESSIONS} sessions have"),
-            "give records of `qbench collect`, with their control",
-        ));
+        return Err(CliError::Invalid {
+            message: format!("no metric has undisturbed epochs in each of {LEAST_SESSIONS} sessions or more"),
+            hint: "find out what disturbs the machine (the warnings of the sessions say) and measure again"
+                .to_owned(),
+        });
     }
     Ok(Calibration {
         format: RecordFormat { name: FORMAT_NAME.to_owned(), major: FORMAT_MAJOR, minor: 0 },

@@ -43,6 +43,14 @@ pub(super) enum CliError {
         /// What to do.
         hint: Option<String>,
     },
+    /// What was measured cannot be trusted.
+    #[error("{message}")]
+    Invalid {
+        /// Why.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
     /// Something of this machine.
     #[error("{message}")]
     Environment {
@@ -63,6 +71,7 @@ impl CliError {
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::Usage { .. } => ExitCode::Usage,
+            Self::Invalid { .. } => ExitCode::Invalid,
             Self::Store(error) => of_store(error),
             Self::Session(SessionError::Interrupted) => ExitCode::Interrupted,
             Self::Session(SessionError::Runtime { source: RuntimeError::WorkloadLacks { .. }, .. }) => {
@@ -76,6 +85,7 @@ impl CliError {
     pub(super) fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),
+            Self::Invalid { hint, .. } => Some(hint.clone()),
             Self::Session(SessionError::Save(source)) => {
                 source.downcast_ref::<StoreError>().and_then(StoreError::hint)
             }

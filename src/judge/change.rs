@@ -46,7 +46,8 @@ pub(super) fn metric_verdict(sides: &Sides, metric: Metric, finding: Finding) ->
     }
     if unusable > 0 {
         let cannot = if verdict == Verdict::Fail { "" } else { ", so this cannot pass" };
-        note = Some(format!("{unusable} epochs gave no usable value{cannot}"));
+        let epochs = if unusable == 1 { "1 epoch" } else { &format!("{unusable} epochs") };
+        note = Some(format!("{epochs} gave no usable value{cannot}"));
     }
     let value = |side| typical(side, metric).and_then(|value| quantity(metric, value));
     MetricVerdict {

@@ -1,6 +1,6 @@
 //! The group-sequential signed-rank test, for one metric and for several with Holm's rule.
 
-use super::levels::{OF_FAIL, OF_PASS, nominal};
+use super::levels::{OF_FAIL, OF_GUARD, OF_PASS, nominal};
 use crate::stats::signed_rank;
 
 /// The changes of one metric, one an undisturbed epoch, with the change at its limit.
@@ -62,6 +62,15 @@ pub(super) fn passed_at(looks: &[Look], cap: u32, alpha: f64) -> Option<u32> {
     let levels = nominal(&schedule, cap, alpha, OF_PASS);
     let crossed =
         looks.iter().zip(levels.iter()).find(|(look, level)| look.is_whole && look.p_pass <= **level);
+    crossed.map(|(look, _)| look.epochs)
+}
+
+/// The look at which the guard first saw a series beyond its limit. It spends its error early: what is invalid should
+/// not pass at the first look.
+pub(super) fn alarmed_at(looks: &[Look], cap: u32, alpha: f64) -> Option<u32> {
+    let schedule: Vec<u32> = looks.iter().map(|look| look.epochs).collect();
+    let levels = nominal(&schedule, cap, alpha, OF_GUARD);
+    let crossed = looks.iter().zip(levels.iter()).find(|(look, level)| look.p_fail <= **level);
     crossed.map(|(look, _)| look.epochs)
 }
 

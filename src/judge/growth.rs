@@ -4,13 +4,13 @@ use super::{ALPHA_FAIL, CONFIDENCE, Sides, change, change::Design};
 use crate::{
     model::{
         record::Soak,
+        settings::LEAST_SOAK_WINDOWS,
         verdict::{Basis, Evidence, Metric, MetricVerdict, Quantity, Verdict},
     },
     stats::theil_sen,
 };
 
-/// Windows that carry a slope: the exact null of fewer reaches no 95%.
-const LEAST_WINDOWS: usize = 6;
+const LEAST_WINDOWS: usize = LEAST_SOAK_WINDOWS as usize;
 const SECONDS_AN_HOUR: f64 = 3600.0;
 
 /// `None` when neither side was soaked, or growth has no allowance.

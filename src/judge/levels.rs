@@ -2,7 +2,10 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use crate::stats::sequential::{self, Spending};
+use crate::stats::{
+    normal,
+    sequential::{self, Spending},
+};
 
 /// Looks of every session, as far as its cap reaches: the first where a signed-rank test can say something at the
 /// level it then has, later ones further apart, since each costs some of the error.
@@ -31,6 +34,8 @@ pub(super) fn looks_until(epochs: u32, cap: u32) -> Vec<u32> {
 
 /// How a PASS spends its error: most sessions are of targets that are no worse, and may end early.
 pub(super) const OF_PASS: Spending = Spending::Pocock;
+/// How the guard does, which must be able to stop whatever a PASS could.
+pub(super) const OF_GUARD: Spending = Spending::Pocock;
 /// How a FAIL does: a candidate that is a little beyond its limit takes all the epochs there are to be caught.
 pub(super) const OF_FAIL: Spending = Spending::Quadratic;
 
@@ -58,6 +63,28 @@ pub(super) fn nominal(looks: &[u32], cap: u32, alpha: f64, spending: Spending) -
         }
         known.push(Known { looks: looks.to_vec(), cap, alpha, spending, levels: Rc::clone(&levels) });
         levels
+    })
+}
+
+/// The standard normal statistic that the last look of a session with this cap asks for.
+pub(super) fn last_critical(cap: u32, alpha: f64, spending: Spending) -> Option<f64> {
+    thread_local! {
+        static KNOWN: RefCell<Vec<(u32, f64, Spending, Option<f64>)>> = const { RefCell::new(Vec::new()) };
+    }
+    KNOWN.with_borrow_mut(|known| {
+        let is_it = |one: &&(u32, f64, Spending, Option<f64>)| {
+            one.0 == cap && one.1.total_cmp(&alpha).is_eq() && one.2 == spending
+        };
+        if let Some(found) = known.iter().find(is_it) {
+            return found.3;
+        }
+        let level = nominal(&looks(cap), cap, alpha, spending).last().copied();
+        let critical = level.and_then(|level| normal::quantile(1.0 - level));
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.push((cap, alpha, spending, critical));
+        critical
     })
 }
 

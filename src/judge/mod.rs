@@ -57,9 +57,9 @@ pub const LEAST_EPOCHS: usize = 6;
 /// What is to be judged.
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
-    /// The baseline's sessions; one, or several of a stored baseline.
+    /// The baseline's sessions; one, or several of a stored baseline. Never none.
     pub baseline: &'a [Record],
-    /// The candidate's.
+    /// The candidate's, likewise.
     pub candidate: &'a [Record],
     /// What the candidate may cost.
     pub thresholds: &'a Thresholds,
@@ -97,12 +97,16 @@ impl<'a> Question<'a> {
 /// }
 /// # }
 /// ```
+///
+/// # Panics
+/// When a side has no record: there is nothing that could be said, not even of what.
 pub fn compare(question: &Question) -> Comparison {
+    let (baseline, candidate) =
+        (reading::estimated(question.baseline), reading::estimated(question.candidate));
+    let question = &Question { baseline: &baseline, candidate: &candidate, ..*question };
     let admission = admission::admit(question);
     let ids = |records: &[Record]| records.iter().map(|record| record.session.id.clone()).collect();
-    let (Some(baseline), Some(candidate)) = (question.baseline.first(), question.candidate.first()) else {
-        unreachable!("admission refuses a side without a record before anything looks at it");
-    };
+    let (baseline, candidate) = (&question.baseline[0], &question.candidate[0]);
     let mut comparison = Comparison {
         baseline: baseline.target.clone(),
         candidate: candidate.target.clone(),
@@ -162,6 +166,9 @@ impl<'a> Sides<'a> {
 fn conclude(sides: &Sides, comparison: &mut Comparison) {
     comparison.epochs = guards::count(sides);
     comparison.metrics = metrics(sides);
+    if !sides.all().all(epochs::Kept::is_whole) {
+        comparison.metrics.iter_mut().for_each(pass_nothing);
+    }
     let distrust = [noise::distrust(sides), guards::too_many_dropped(sides)].concat();
     let load = guards::load(sides);
     let guarded = noise::is_guarded(sides);
@@ -169,10 +176,7 @@ fn conclude(sides: &Sides, comparison: &mut Comparison) {
     comparison.verdict = match overall(verdicts) {
         _ if !distrust.is_empty() => Verdict::Invalid,
         _ if load.overloaded => Verdict::Fail,
-        // Whoever counts what was left of a broken session, or of less load than was asked for, proves nothing.
-        Verdict::Pass if load.short || !guarded || !sides.all().all(epochs::Kept::is_whole) => {
-            Verdict::Inconclusive
-        }
+        Verdict::Pass if load.short || !guarded => Verdict::Inconclusive,
         verdict => verdict,
     };
     let reasons = &mut comparison.reasons;
@@ -187,6 +191,15 @@ fn conclude(sides: &Sides, comparison: &mut Comparison) {
     let more = undecided(&comparison.metrics, sides.paired);
     comparison.reasons.extend(more);
     comparison.reasons.extend(remedy(comparison));
+}
+
+/// Whoever counts what is left of a broken session proves nothing.
+fn pass_nothing(metric: &mut MetricVerdict) {
+    if metric.verdict == Verdict::Pass {
+        metric.verdict = Verdict::Inconclusive;
+        metric.note =
+            Some("the session was cut short, or epochs of it are lost, so this cannot pass".to_owned());
+    }
 }
 
 fn metrics(sides: &Sides) -> Vec<MetricVerdict> {

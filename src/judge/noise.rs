@@ -2,7 +2,7 @@
 
 use super::{
     ALPHA_FAIL, CONFIDENCE, LEAST_EPOCHS, Sides, change,
-    decision::{self, Look, Series},
+    decision::{self, Series},
     epochs::Kept,
     levels::looks_until,
     paired,
@@ -17,7 +17,7 @@ const TARGETS: (ArmRole, ArmRole) = (ArmRole::Target, ArmRole::TargetAgain);
 const CONTROLS: (ArmRole, ArmRole) = (ArmRole::Control, ArmRole::ControlAgain);
 
 /// Why a session cannot be trusted: two arms of the same kind that differ by more than the limit, shown by the same
-/// test as a FAIL, in whichever direction.
+/// kind of test as a FAIL, in whichever direction.
 pub(super) fn distrust(sides: &Sides) -> Vec<String> {
     let mut found = Vec::new();
     for (kept, who) in doubled(sides) {
@@ -66,8 +66,7 @@ fn apart(sides: &Sides, kept: &Kept, who: &str) -> Vec<String> {
     };
     let cap = if sides.paired { paired::cap(kept.record) } else { kept.epochs.len() as u32 };
     let looks = looks_until(kept.epochs.len() as u32, cap);
-    let mut names = Vec::new();
-    let mut tests: Vec<Vec<Look>> = Vec::new();
+    let mut found = Vec::new();
     for metric in metrics {
         let Some(allowance) = sides.thresholds.of(*metric) else { continue };
         let changes = differences(kept, *metric, roles);
@@ -75,17 +74,18 @@ fn apart(sides: &Sides, kept: &Kept, who: &str) -> Vec<String> {
             continue;
         }
         let limit = change::limit(allowance, median(&kept.values(*metric, roles.0)));
-        // Which of the two arms came first is chance, so the limit is the same factor both ways.
-        for sign in [1.0, -1.0] {
+        // Which of the two arms came first is chance, so the limit is the same factor both ways. Nothing is shared
+        // among the tests: arms that are alike are far from their limit, and a guard must be able to speak.
+        let beyond = [1.0, -1.0].iter().any(|sign| {
             let turned = changes.iter().map(|change| change.map(|change| sign * change)).collect();
             let series = Series { changes: turned, limit: at_limit(limit, *metric) };
-            tests.push(series.looks(&looks));
-            names.push((*metric, limit));
+            decision::alarmed_at(&series.looks(&looks), cap, ALPHA_FAIL).is_some()
+        });
+        if beyond {
+            found.extend(told(kept, *metric, limit, roles, who));
         }
     }
-    let failed = decision::failed_at(&tests, cap, ALPHA_FAIL);
-    let beyond = names.iter().zip(failed).filter_map(|(name, failed)| failed.map(|_| *name));
-    beyond.filter_map(|(metric, limit)| told(kept, metric, limit, roles, who)).collect()
+    found
 }
 
 fn told(kept: &Kept, metric: Metric, limit: f64, roles: (ArmRole, ArmRole), who: &str) -> Option<String> {

@@ -1,10 +1,48 @@
 //! One metric of one arm in one epoch, as a number.
 
-use crate::model::{
-    measurement::Usage,
-    record::{ArmEpoch, ArmRole, Epoch},
-    verdict::{Metric, Quantity},
+use std::borrow::Cow;
+
+use crate::{
+    model::{
+        measurement::Usage,
+        record::{ArmEpoch, ArmRole, Epoch, LatencySummary, Record},
+        sample::LatencyHistogram,
+        verdict::{Metric, Quantity},
+    },
+    stats::quantile::harrell_davis,
 };
+
+/// Records whose quantiles are the Harrell–Davis estimates from their histograms, which vary less from epoch to epoch
+/// than the one value at a rank does. Without a histogram that decodes a quantile is what the record says; without a
+/// quantile there is none.
+pub(super) fn estimated(records: &[Record]) -> Cow<'_, [Record]> {
+    let arms = |record: &Record| record.epochs.iter().any(|epoch| epoch.arms.values().any(has_histogram));
+    if !records.iter().any(arms) {
+        return Cow::Borrowed(records);
+    }
+    let mut own = records.to_vec();
+    let arms = own.iter_mut().flat_map(|record| &mut record.epochs).flat_map(|epoch| epoch.arms.values_mut());
+    for arm in arms {
+        estimate(&mut arm.latency);
+    }
+    Cow::Owned(own)
+}
+
+fn has_histogram(arm: &ArmEpoch) -> bool {
+    !arm.latency.hdr_v2.is_empty()
+}
+
+fn estimate(latency: &mut LatencySummary) {
+    let text = std::mem::take(&mut latency.hdr_v2);
+    let Ok(histogram) = LatencyHistogram::decode(&text) else { return };
+    let counts = histogram.counts();
+    let quantiles = [(0.50, &mut latency.p50_s), (0.95, &mut latency.p95_s), (0.99, &mut latency.p99_s)];
+    for (q, stored) in quantiles {
+        if let Some(estimate) = stored.filter(|s| s.is_finite()).and(harrell_davis(&counts, q)) {
+            *stored = Some(estimate);
+        }
+    }
+}
 
 /// A usable value is a positive number; nothing else has a logarithm.
 pub(super) fn reading(arm: &ArmEpoch, metric: Metric) -> Option<f64> {

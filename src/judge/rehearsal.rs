@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, f64::consts::TAU, time::Duration};
 
-use super::{Question, Steering, compare, looks, steer};
+use super::{Question, Steering, compare, looks, reading::estimated, steer};
 use crate::model::{
     load::Precision,
     measurement::{Memory, Usage},
@@ -180,6 +180,9 @@ pub fn resampled(
     thresholds: &Thresholds,
     random: &mut Random,
 ) -> Comparison {
+    // Once for all the sessions that are drawn.
+    let (from, to) = (estimated(std::slice::from_ref(baseline)), estimated(std::slice::from_ref(candidate)));
+    let (baseline, candidate) = (&from[0], &to[0]);
     let both: Vec<(&Epoch, &Epoch)> = baseline
         .epochs
         .iter()
@@ -308,7 +311,8 @@ impl<'a> Maker<'a> {
     fn arm(&mut self, factor: f64) -> ArmEpoch {
         let memory = 5e7 * (0.005 * self.random.normal()).exp();
         let cpu = 0.4 * (0.01 * self.random.normal()).exp();
-        arm(factor, memory, cpu)
+        let start = 0.5 * (0.02 * self.random.normal()).exp();
+        ArmEpoch { start_to_ready_s: start, ..arm(factor, memory, cpu) }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::{
     ALPHA_FAIL, ALPHA_PASS, Sides, count, guards,
-    levels::{OF_FAIL, OF_PASS, looks, nominal},
+    levels::{OF_FAIL, OF_PASS, last_critical, looks},
     noise, overall,
     paired::{self, Test, Tests},
+    reading::estimated,
 };
 use crate::{
     model::{
@@ -12,10 +13,7 @@ use crate::{
         settings::Thresholds,
         verdict::Verdict,
     },
-    stats::{
-        normal,
-        sequential::{self, Spending},
-    },
+    stats::sequential,
 };
 
 /// The answer.
@@ -38,6 +36,8 @@ const FUTILITY_FROM: f64 = 0.25;
 /// Whether a session may stop, asked after every epoch with the records so far. Only at the looks that were fixed
 /// before the session began is there an answer other than going on: whoever stops when it looks good proves nothing.
 pub fn steer(baseline: &Record, candidate: &Record, thresholds: &Thresholds) -> Steering {
+    let (from, to) = (estimated(std::slice::from_ref(baseline)), estimated(std::slice::from_ref(candidate)));
+    let (baseline, candidate) = (&from[0], &to[0]);
     let question = super::Question::of(baseline, candidate, thresholds);
     let sides = Sides::new(&question, true);
     let kept = &sides.baseline[0];
@@ -72,15 +72,11 @@ fn is_futile(tests: &Tests, epochs: u32, cap: u32) -> bool {
     if f64::from(epochs) < FUTILITY_FROM * f64::from(cap) {
         return false;
     }
-    let all = looks(cap);
-    let last = |alpha: f64, spending: Spending| {
-        let level = nominal(&all, cap, alpha, spending).last().copied()?;
-        normal::quantile(1.0 - level)
-    };
     let critical: Vec<&Test> = tests.metrics.iter().filter(|test| test.critical).collect();
-    let (Some(to_pass), Some(to_fail)) =
-        (last(ALPHA_PASS, OF_PASS), last(ALPHA_FAIL / critical.len().max(1) as f64, OF_FAIL))
-    else {
+    let (Some(to_pass), Some(to_fail)) = (
+        last_critical(cap, ALPHA_PASS, OF_PASS),
+        last_critical(cap, ALPHA_FAIL / critical.len().max(1) as f64, OF_FAIL),
+    ) else {
         return false;
     };
     let fraction = f64::from(epochs) / f64::from(cap);

@@ -224,6 +224,12 @@ impl LatencyHistogram {
         (!self.0.is_empty()).then(|| Duration::from_nanos(self.0.max()))
     }
 
+    /// What was counted, in ascending order: latencies in seconds, each with how often.
+    pub fn counts(&self) -> Vec<(f64, u64)> {
+        let seconds = |value| self.0.median_equivalent(value) as f64 * 1e-9;
+        self.0.iter_recorded().map(|bin| (seconds(bin.value_iterated_to()), bin.count_at_value())).collect()
+    }
+
     /// The V2 compressed form that every `HdrHistogram` reads, in base64. Unit: nanoseconds.
     pub fn encode(&self) -> String {
         use base64::Engine as _;
@@ -263,6 +269,10 @@ mod tests {
         let back = LatencyHistogram::decode(&histogram.encode()).unwrap();
         assert_eq!(back.count(), 1000);
         assert_eq!(back.quantile(0.99), histogram.quantile(0.99));
+        let counts = back.counts();
+        assert!(counts.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), 1000);
+        assert!((counts[0].0 - 0.001).abs() < 1e-6, "{counts:?}");
         let p99 = histogram.quantile(0.99).unwrap().as_secs_f64();
         assert!((p99 - 0.990).abs() < 0.001, "three digits: {p99}");
     }

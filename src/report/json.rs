@@ -8,9 +8,9 @@ use super::{ParityRow, explain};
 use crate::model::{record::Record, verdict::Comparison};
 
 /// Raised when a reader of the old shape could misread the new one.
-const MAJOR: u32 = 1;
+const MAJOR: u32 = 2;
 /// Raised when something was added.
-const MINOR: u32 = 1;
+const MINOR: u32 = 0;
 
 /// Writes a comparison: its `format`, then the fields of [`Comparison`] under `comparison`, and the same
 /// in sentences under `explanation`, the first for the whole and one for each metric.

@@ -333,7 +333,7 @@ fn parity_as_json() {
 fn a_comparison_survives_json() {
     let value: serde_json::Value =
         serde_json::from_str(&text(|out| json::comparison(&compared(), out))).unwrap();
-    assert_eq!(value["format"], serde_json::json!({ "name": "qbench-comparison", "major": 1, "minor": 1 }));
+    assert_eq!(value["format"], serde_json::json!({ "name": "qbench-comparison", "major": 2, "minor": 0 }));
     let back: Comparison = serde_json::from_value(value["comparison"].clone()).unwrap();
     assert_eq!(back, compared());
     let told = value["explanation"].as_array().unwrap();

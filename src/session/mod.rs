@@ -57,6 +57,31 @@ pub struct Context {
 }
 
 impl Context {
+    /// The workload, as a record of this session would name it.
+    pub fn workload_identity(&self) -> WorkloadIdentity {
+        WorkloadIdentity {
+            name: self.workload.name.clone(),
+            files: self.workload.digests.clone(),
+            services: self.workload.services.iter().map(|service| service.name.clone()).collect(),
+        }
+    }
+
+    /// The load, likewise.
+    pub fn load_identity(&self) -> LoadIdentity {
+        let load = &self.load;
+        LoadIdentity {
+            rate_per_second: load.rate_per_second,
+            window_s: load.window.as_secs_f64(),
+            slot_s: load.slot.as_secs_f64(),
+            warmup_s: load.warmup.as_secs_f64(),
+            connections: load.connections,
+            connection_use: load.connection_use,
+            timeout_s: load.timeout.as_secs_f64(),
+            precision: load.precision,
+            requests_digest: self.requests_digest.clone(),
+        }
+    }
+
     fn tell(&self, event: Event) {
         (self.events)(event);
     }
@@ -205,33 +230,14 @@ fn new_records(context: &Context, plan: &Plan, arms: &Arms) -> Vec<Record> {
         },
         target: arms.identity_of_target(plan, index, name),
         arms: arms.identities_of_record(plan, index),
-        workload: WorkloadIdentity {
-            name: context.workload.name.clone(),
-            files: context.workload.digests.clone(),
-            services: context.workload.services.iter().map(|service| service.name.clone()).collect(),
-        },
+        workload: context.workload_identity(),
         host: host.clone(),
-        load: load_identity(context),
+        load: context.load_identity(),
         thresholds: context.thresholds.clone(),
         epochs: Vec::new(),
         soak: None,
     };
     plan.records.iter().enumerate().map(record).collect()
-}
-
-fn load_identity(context: &Context) -> LoadIdentity {
-    let load = &context.load;
-    LoadIdentity {
-        rate_per_second: load.rate_per_second,
-        window_s: load.window.as_secs_f64(),
-        slot_s: load.slot.as_secs_f64(),
-        warmup_s: load.warmup.as_secs_f64(),
-        connections: load.connections,
-        connection_use: load.connection_use,
-        timeout_s: load.timeout.as_secs_f64(),
-        precision: load.precision,
-        requests_digest: context.requests_digest.clone(),
-    }
 }
 
 /// A first guess, before any epoch has been timed: a start and a stop take about two seconds an arm, and so do a

@@ -15,4 +15,5 @@ mod schema;
 mod stored_records;
 mod support;
 mod times;
+mod verdict;
 mod whole;

@@ -26,7 +26,7 @@ fn collect_stores_a_whole_record_and_leaves_nothing() {
             .stdout_has(target);
         let record = only_record(&folder.path().join("baselines").join(target));
         assert_meets_schema(&record);
-        assert_eq!(record["session"]["complete"], true);
+        assert_eq!(record["session"]["ended"], "all-measured");
         let epochs = record["epochs"].as_array().unwrap();
         assert_eq!(epochs.len(), 2);
         for epoch in epochs {
@@ -83,8 +83,15 @@ fn bare_against_itself_does_not_fail() {
     assert_eq!(comparison["grade"], "paired");
     let p50 = &comparison["metrics"][0];
     assert_eq!(p50["metric"], "p50");
-    assert_eq!(p50["evidence"]["kind"], "change");
-    assert_eq!(p50["evidence"]["n"], serde_json::json!([6, 6]));
+    let count = |key: &str| comparison["epochs"][key].as_u64().unwrap();
+    let used = count("measured") - count("dropped");
+    // On a disturbed machine epochs are dropped, as they should be; six undisturbed ones are what was asked for.
+    if used == 6 {
+        assert_eq!(p50["evidence"]["kind"], "change", "{p50}");
+        assert_eq!(p50["evidence"]["n"], serde_json::json!([6, 6]));
+    } else {
+        assert_ne!(comparison["verdict"], "PASS", "{comparison}");
+    }
     assert_nothing_is_left(folder.path());
 }
 
@@ -130,7 +137,7 @@ fn an_interrupt_saves_what_was_measured_and_leaves_nothing() {
     running.signal(Signal::INT);
     running.wait().exits_with(130);
     let record = only_record(&baselines);
-    assert_eq!(record["session"]["complete"], false);
+    assert_eq!(record["session"]["ended"], serde_json::Value::Null);
     assert!(!record["epochs"].as_array().unwrap().is_empty());
     assert_nothing_is_left(folder.path());
 }

@@ -59,10 +59,10 @@ fn a_truncated_record_is_invalid_with_its_place() {
 fn a_record_of_another_format_is_invalid() {
     let folder = folder();
     let mut record = committed_json();
-    record["format"]["major"] = 2.into();
+    record["format"]["major"] = 3.into();
     let path = write(folder.path(), "newer.json", &record);
     let newer = path.to_str().unwrap();
-    Qbench::new(folder.path(), &["compare", newer, newer]).run().exits_with(5).stderr_has("2.x");
+    Qbench::new(folder.path(), &["compare", newer, newer]).run().exits_with(5).stderr_has("3.x");
 }
 
 #[test]

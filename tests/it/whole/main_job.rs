@@ -17,17 +17,25 @@ fn docker_against_pm2_in_one_session() {
     let args = [&["validate", "docker", "pm2", "--format", "json"], &SHORT[..]].concat();
     // What the verdict is, is this machine's affair; that there is one with its evidence, is the test's.
     let comparison =
-        Qbench::new(folder.path(), &args).run().exits_with_one_of(&[0, 1, 4]).json()["comparison"].take();
+        Qbench::new(folder.path(), &args).run().exits_with_one_of(&[0, 1, 4, 5]).json()["comparison"].take();
     assert_eq!(comparison["grade"], "paired");
     assert_eq!(comparison["baseline"]["runtime"], "docker");
     assert_eq!(comparison["candidate"]["runtime"], "pm2");
     assert!(comparison["candidate"]["version"].as_str().unwrap().starts_with("7."), "{comparison}");
     assert_eq!(comparison["candidate"]["stands_in_for"], serde_json::Value::Null);
+    let count = |key: &str| comparison["epochs"][key].as_u64().unwrap();
+    let used = count("measured") - count("dropped");
+    assert!(used >= 1 && count("measured") >= 6, "{comparison}");
     for metric in ["p50", "mean", "memory"] {
         let found = comparison["metrics"].as_array().unwrap().iter().find(|m| m["metric"] == metric).unwrap();
         let evidence = &found["evidence"];
+        // On a disturbed machine so many epochs may be dropped that none of the metrics has an interval.
+        if used < 6 {
+            assert_eq!(evidence["kind"], "missing", "{found}");
+            continue;
+        }
         assert_eq!(evidence["kind"], "change", "{found}");
-        assert_eq!(evidence["n"], serde_json::json!([6, 6]));
+        assert_eq!(evidence["n"], serde_json::json!([used, used]));
         let at = |key: &str| evidence[key].as_f64().unwrap();
         assert!(at("low") <= at("estimate") && at("estimate") <= at("high"), "{found}");
     }
@@ -53,7 +61,7 @@ fn docker_against_pm2_from_stored_records() {
     }
     Qbench::new(folder.path(), &["compare", "docker", "pm2"])
         .run()
-        .exits_with_one_of(&[0, 1, 4])
+        .exits_with_one_of(&[0, 1, 4, 5])
         .stdout_has("controlled")
         .stdout_has("p50 latency");
     assert_nothing_is_left(folder.path());
