@@ -26,7 +26,7 @@ pub(super) const ASSUMED_SPREAD: f64 = 0.04;
 pub(super) const ASSUMED_MEMORY_SPREAD: f64 = 0.02;
 /// The largest probability of a PASS at the limit that is asked for here: less than [`super::ALPHA_PASS`], so that where sessions
 /// vary by the assumed spread a candidate 2% beyond its limit passes at most once in a hundred times as well.
-const ALPHA_PASS_STORED: f64 = 0.02;
+const ALPHA_PASS_STORED: f64 = 0.0185;
 /// Fewer degrees of freedom, and Student's t says nothing that anyone could use.
 const LEAST_DEGREES: usize = 2;
 /// Epochs a side that the exact rank-sum null is computed for; the sessions' means carry what is beyond.

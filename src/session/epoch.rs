@@ -203,7 +203,7 @@ pub(super) fn load_plan(context: &Context, slots: &[Slot]) -> load::Plan {
 }
 
 /// What the load took in a window. Beside what the engine itself finds disturbing, its own lag is held to a fifth of
-/// what each gated quantile may change by: more of it, and a verdict would be about the client.
+/// what each deciding quantile may change by: more of it, and a verdict would be about the client.
 fn client_conditions(measured: &load::Measured, thresholds: &Thresholds) -> ClientConditions {
     let client = &measured.client;
     // A full backlog is what a target that cannot take its load leaves: that is a finding about the target.
@@ -211,7 +211,8 @@ fn client_conditions(measured: &load::Measured, thresholds: &Thresholds) -> Clie
     let mut disturbed: Vec<String> = own.map(ToString::to_string).collect();
     let gated = [(0.50, "p50", Metric::P50), (0.95, "p95", Metric::P95), (0.99, "p99", Metric::P99)];
     for (quantile, name, metric) in gated {
-        let Some(allowance) = thresholds.of(metric) else { continue };
+        // What is only told is not worth an epoch of what decides.
+        let Some(allowance) = thresholds.of(metric).filter(|allowance| allowance.critical) else { continue };
         let latencies = measured.lanes.iter().filter_map(|lane| lane.latency.quantile(quantile));
         let Some((latency, lag)) = latencies.min().zip(client.own_lag.quantile(quantile)) else { continue };
         let slack = Duration::try_from_secs_f64(allowance.slack).unwrap_or_default();
@@ -315,7 +316,16 @@ mod tests {
         histogram
     }
 
+    /// With median, p95 and p99 deciding.
     fn disturbed(latency: Duration, own_lag: Duration) -> Vec<String> {
+        let mut thresholds = Thresholds::default();
+        for allowance in thresholds.0.values_mut() {
+            allowance.critical = true;
+        }
+        disturbed_by(latency, own_lag, &thresholds)
+    }
+
+    fn disturbed_by(latency: Duration, own_lag: Duration, thresholds: &Thresholds) -> Vec<String> {
         let lane = LaneMeasurement { latency: all(latency), ..LaneMeasurement::default() };
         let measured = load::Measured {
             started: std::time::Instant::now(),
@@ -325,7 +335,7 @@ mod tests {
             client: ClientCost { own_lag: all(own_lag), ..ClientCost::default() },
             connections: ConnectionCounts::default(),
         };
-        client_conditions(&measured, &Thresholds::default()).disturbed
+        client_conditions(&measured, thresholds).disturbed
     }
 
     #[test]
@@ -337,6 +347,8 @@ mod tests {
         assert_eq!(at_the_median.len(), 1);
         assert!(at_the_median[0].contains("p50") && at_the_median[0].contains("10µs"), "{at_the_median:?}");
         assert_eq!(disturbed(millisecond, Duration::from_micros(101)).len(), 3);
+        let of_default = disturbed_by(millisecond, Duration::from_micros(101), &Thresholds::default());
+        assert_eq!(of_default.len(), 1, "p95 and p99 are only told: {of_default:?}");
     }
 
     #[test]
