@@ -1,6 +1,7 @@
 //! `qbench calibrate`: how much this machine's figures vary on their own, and what a verdict takes here.
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use crate::{
         calibration::{Calibration, FORMAT_MAJOR, FORMAT_NAME},
         record::{Format as RecordFormat, Record},
         settings::{LoadSettings, MOST_EPOCHS, Thresholds},
-        target::{RuntimeKind, Target},
+        target::{RuntimeIdentity, RuntimeKind, Target},
         units::format_duration,
     },
     report::{self, calibration::CalibrationRow},
@@ -28,8 +29,8 @@ use crate::{
 /// `compare` then widens its intervals by what was measured here, instead of by what is assumed of any machine.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What is measured against the control; the runtime of your baseline tells most
-    #[arg(default_value = "bare")]
+    /// What is measured against the control: docker, pm2, builtin, or a target of the configuration. `compare` uses
+    /// the calibrations of both its targets, and assumes what it does not find
     target: String,
     /// Sessions; the fewer, the wider the bound on what they differ by
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(3..=50))]
@@ -62,7 +63,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
         (records, session::estimate_epoch(&context.load, ARMS))
     };
     let calibration = calibration(&records, epoch)?;
-    let path = store::calibration_path(&args.folders.baselines, &calibration.workload.name);
+    let path = store::calibration_path(&args.folders.baselines, &args.target, &calibration.workload.name);
     store::save_calibration(&path, &calibration)?;
     tell(&format!("saved {}", path.display()));
     print(&calibration, &context.thresholds, args.format)?;
@@ -105,12 +106,25 @@ async fn measured(
 fn calibration(records: &[Record], epoch: Duration) -> Result<Calibration, CliError> {
     let first = &records[0];
     let is_other = |record: &&Record| {
-        record.workload != first.workload || record.load != first.load || record.host != first.host
+        record.workload != first.workload
+            || record.load != first.load
+            || record.host != first.host
+            || record.target != first.target
     };
+    let ids: BTreeSet<&str> = records.iter().map(|record| record.session.id.as_str()).collect();
+    if ids.len() < records.len() {
+        return Err(CliError::usage("a session is there more than once", "give each record once"));
+    }
+    if let Some(cut) = records.iter().find(|record| !record.session.is_complete()) {
+        return Err(CliError::usage(
+            format!("session {} was cut short", cut.session.id),
+            "give whole sessions only",
+        ));
+    }
     if let Some(other) = records.iter().find(is_other) {
         return Err(CliError::usage(
             format!(
-                "sessions {} and {} differ in workload, load or machine",
+                "sessions {} and {} differ in target, workload, load or machine",
                 first.session.id, other.session.id
             ),
             "calibrate from sessions of one kind",
@@ -143,7 +157,7 @@ fn print(calibration: &Calibration, thresholds: &Thresholds, format: Format) -> 
         .iter()
         .filter_map(|(metric, noise)| {
             let limit = thresholds.of(*metric)?.limit;
-            let waiting = calibrate::waiting(noise.epoch_sd, limit, MOST_EPOCHS);
+            let waiting = calibrate::waiting(*metric, noise.epoch_sd, limit, MOST_EPOCHS);
             Some(CalibrationRow {
                 metric: *metric,
                 noise: *noise,
@@ -178,13 +192,18 @@ fn print(calibration: &Calibration, thresholds: &Thresholds, format: Format) -> 
 
 /// The calibration of this machine and workload, if there is one that fits the records.
 pub(super) fn fitting(folder: &Path, record: &Record) -> Result<Option<Calibration>, CliError> {
-    let path = store::calibration_path(folder, &record.workload.name);
+    let path = store::calibration_path(folder, &record.target.target, &record.workload.name);
     let Some(calibration) = store::load_calibration(&path)? else { return Ok(None) };
+    let runs = |target: &RuntimeIdentity| (target.runtime, target.version.clone(), target.options.clone());
     let fits = calibration.host == record.host
+        && runs(&calibration.target) == runs(&record.target)
         && calibration.workload == record.workload
         && calibration.load == record.load;
     if !fits {
-        tell(&format!("note: {} is of another machine, workload or load, and not used", path.display()));
+        tell(&format!(
+            "note: {} is of another machine, runtime, workload or load, and not used",
+            path.display()
+        ));
     }
     Ok(fits.then_some(calibration))
 }

@@ -47,13 +47,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
     // The newest, since limits may have been changed on purpose.
     let own = &candidate[candidate.len() - 1].thresholds;
     let thresholds: &Thresholds = config.as_ref().map_or(own, |config| &config.thresholds);
-    let calibration = calibrate::fitting(folder, &candidate[0])?;
+    let calibrations =
+        [calibrate::fitting(folder, &baseline[0])?, calibrate::fitting(folder, &candidate[0])?];
     let question = Question {
         baseline: &baseline,
         candidate: &candidate,
         thresholds,
         across_hosts: args.across_hosts,
-        calibration: calibration.as_ref(),
+        calibrations: [calibrations[0].as_ref(), calibrations[1].as_ref()],
     };
     let comparison = judge::compare(&question);
     print(&comparison, args.format)?;

@@ -7,7 +7,9 @@ use crate::{
     judge::{self, Question, Steering},
     model::{
         record::{Design, Record},
-        settings::{LEAST_SOAK_WINDOWS, LoadSettings, MOST_EPOCHS, SOAK_WINDOW, SoakSettings},
+        settings::{
+            LEAST_SOAK_WINDOWS, LoadSettings, MOST_EPOCHS, MOST_SOAK_WINDOWS, SOAK_WINDOW, SoakSettings,
+        },
         verdict::Comparison,
     },
     report,
@@ -65,6 +67,13 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
         std::io::Write::write_all(&mut std::io::stdout().lock(), plan.describe(&context.load).as_bytes())?;
         return Ok(ExitCode::Pass);
     }
+    if let Design::Sequential { cap, .. } = design
+        && cap < CAN_FAIL
+    {
+        tell(&format!(
+            "note: {cap} epochs may show a PASS, and are too few to show a FAIL of one of four metrics"
+        ));
+    }
     let folder = args.folders.reports.join(&plan.id);
     let mut latest: [Option<Record>; 2] = [None, None];
     let ended = session::run_epochs(
@@ -103,6 +112,15 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
 
 fn soak(length: Duration, window: Duration, load: &LoadSettings) -> Result<SoakSettings, CliError> {
     let soak = SoakSettings { length, window };
+    if soak.windows() > MOST_SOAK_WINDOWS {
+        return Err(CliError::usage(
+            format!(
+                "a soak of {length:?} has {} windows of {window:?}; at most {MOST_SOAK_WINDOWS} are judged",
+                soak.windows()
+            ),
+            format!("give at least --soak-window {:?}", length / MOST_SOAK_WINDOWS),
+        ));
+    }
     if soak.windows() < LEAST_SOAK_WINDOWS {
         return Err(CliError::usage(
             format!(
@@ -122,6 +140,8 @@ fn soak(length: Duration, window: Duration, load: &LoadSettings) -> Result<SoakS
     Ok(soak)
 }
 
+/// With fewer epochs no signed-rank test reaches a quarter of a hundredth: 2⁻⁹ does.
+const CAN_FAIL: u32 = 9;
 /// Both sides twice.
 const ARMS: usize = 4;
 

@@ -37,22 +37,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "KIND", value_enum, conflicts_with = "from")]
     rehearse: Option<Kind>,
     /// Sessions to make up
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "from", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     sessions: u32,
     /// By how much the candidate's times are longer in truth; with --resample, beyond what was measured
     #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = percent, allow_hyphen_values = true)]
     effect: f64,
     /// Standard deviation of an epoch's change
-    #[arg(long, value_name = "PERCENT", default_value = "3%", value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", default_value = "3%", conflicts_with = "from", value_parser = spread)]
     noise: f64,
     /// Make up stored records instead of one session: sessions of the baseline and of the candidate, such as 3x2
-    #[arg(long, value_name = "AxB", value_parser = sessions_each)]
+    #[arg(long, value_name = "AxB", conflicts_with = "from", value_parser = sessions_each)]
     stored: Option<(u32, u32)>,
-    /// Standard deviation of a target's change from session to session, for --stored
-    #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = percent)]
-    session_spread: f64,
+    /// Standard deviation of a target's change from session to session, for --stored; of both sides, or of each
+    #[arg(long, value_name = "PERCENT[:PERCENT]", default_value = "0%", conflicts_with = "from", value_parser = spreads)]
+    session_spread: (f64, f64),
     /// Spoil the data in this way
-    #[arg(long, value_name = "HOW", value_enum)]
+    #[arg(long, value_name = "HOW", value_enum, conflicts_with = "from")]
     damage: Option<How>,
     /// Epochs after which a session gives up; of stored records, epochs of each session
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=200))]
@@ -127,6 +127,21 @@ fn percent(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "not a percentage above -100% and up to 1000%, such as 5%".to_owned())
 }
 
+/// A standard deviation.
+fn spread(text: &str) -> Result<f64, String> {
+    percent(text)
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "not a percentage from 0% to 100%, such as 3%".to_owned())
+}
+
+fn spreads(text: &str) -> Result<(f64, f64), String> {
+    match text.split_once(':') {
+        Some((baseline, candidate)) => Ok((spread(baseline)?, spread(candidate)?)),
+        None => spread(text).map(|both| (both, both)),
+    }
+}
+
 fn sessions_each(text: &str) -> Result<(u32, u32), String> {
     let each = |text: &str| text.parse::<u32>().ok().filter(|count| (1..=50).contains(count));
     let both = text.split_once('x').and_then(|(from, to)| Some((each(from)?, each(to)?)));
@@ -142,6 +157,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
     }
     let (baseline, candidate) = (store::load(&args.from[0])?, store::load(&args.from[1])?);
     let thresholds = thresholds.unwrap_or_else(|| candidate.thresholds.clone());
+    if args.resample.is_none() && (args.effect != 0.0 || args.epochs.is_some()) {
+        return Err(CliError::usage(
+            "--effect and --epochs change what is drawn, and nothing is",
+            "add --resample, or leave them out",
+        ));
+    }
     match args.resample {
         Some(sessions) => {
             let tally = resample(args, sessions, &baseline, &candidate, &thresholds)?;
@@ -199,7 +220,11 @@ fn replay(
         epochs: record.epochs[..epochs].to_vec(),
         ..record.clone()
     };
-    let paired = baseline.session.id == candidate.session.id;
+    let is_whole = |record: &Record| {
+        record.session.is_complete() && record.epochs.len() >= record.session.measured_epochs as usize
+    };
+    // What is left of a broken session is judged as that, and not as a shorter one that was whole.
+    let paired = baseline.session.id == candidate.session.id && is_whole(baseline) && is_whole(candidate);
     let most = baseline.epochs.len().min(candidate.epochs.len());
     let stopped = (1..=most).filter(|_| paired).find_map(|epochs| {
         let (from, to) = (until(baseline, epochs, None), until(candidate, epochs, None));

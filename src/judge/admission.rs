@@ -33,6 +33,7 @@ pub(super) fn admit(question: &Question) -> Admission {
         }
     }
     obstacles.extend(repeated(question));
+    obstacles.extend(mixed(question));
     let mut hosts: Vec<String> = Vec::new();
     for other in question.baseline[1..].iter().chain(question.candidate) {
         let found = host(&baseline.host, &other.host);
@@ -71,6 +72,15 @@ fn between(baseline: &Record, other: &Record, paired: bool) -> Vec<String> {
         found.extend(control(baseline, other));
     }
     found
+}
+
+/// The sessions of one side are of one target, which is what its options make it.
+fn mixed(question: &Question) -> Vec<String> {
+    let sides = [("baseline", question.baseline), ("candidate", question.candidate)];
+    let is_mixed =
+        |records: &[Record]| records.iter().any(|record| record.target.options != records[0].target.options);
+    let mixed = sides.into_iter().filter(|(_, records)| is_mixed(records));
+    mixed.map(|(side, _)| format!("the {side}'s sessions ran with different options of the target")).collect()
 }
 
 /// A session that is there twice would count twice.
@@ -172,6 +182,11 @@ fn load(baseline: &LoadIdentity, candidate: &LoadIdentity) -> Vec<String> {
     }
     if baseline.precision != candidate.precision {
         found.push(differs("the precision of the load", baseline.precision, candidate.precision));
+    }
+    if let (Some(from), Some(to)) = (baseline.throughput_p99_s, candidate.throughput_p99_s)
+        && from.total_cmp(&to).is_ne()
+    {
+        found.push(differs("the limit on p99 at saturation (seconds)", from, to));
     }
     if baseline.requests_digest != candidate.requests_digest {
         found.push("the requests of the load changed between the records".to_owned());

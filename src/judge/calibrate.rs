@@ -7,7 +7,7 @@ use super::{
     decision::{self, Series},
     epochs::Kept,
     levels::looks,
-    reading::{log, normalised},
+    reading::{at_limit, log, normalised},
     rehearsal::Random,
 };
 use crate::{
@@ -33,7 +33,9 @@ pub fn noise(sessions: &[Record]) -> BTreeMap<Metric, Noise> {
     }
     let kept: Vec<Kept> = sessions.iter().map(Kept::of).collect();
     let of = |metric: Metric| Some((metric, of_metric(&kept, metric)?));
-    Metric::ALL.into_iter().filter_map(of).collect()
+    let by_change =
+        |metric: &Metric| !matches!(metric, Metric::MaxLatency | Metric::Errors | Metric::MemoryGrowth);
+    Metric::ALL.into_iter().filter(by_change).filter_map(of).collect()
 }
 
 fn of_metric(sessions: &[Kept], metric: Metric) -> Option<Noise> {
@@ -42,7 +44,7 @@ fn of_metric(sessions: &[Kept], metric: Metric) -> Option<Noise> {
             |kept: &Kept| kept.epochs.iter().flatten().filter_map(|epoch| change(epoch)).collect();
         sessions.iter().map(of_session).collect()
     };
-    let changes = series(&|epoch| normalised(epoch, metric));
+    let changes = series(&|epoch| normalised(epoch, metric, true));
     let again = series(&|epoch| {
         Some(log(epoch, metric, ArmRole::ControlAgain)? - log(epoch, metric, ArmRole::Control)?)
     });
@@ -57,7 +59,8 @@ fn of_metric(sessions: &[Kept], metric: Metric) -> Option<Noise> {
         again_sd: pooled_variance(&again)?.sqrt(),
         session_sd: (between - within / epochs).max(0.0).sqrt(),
         // Of the means as they are, the epochs' own noise with them: rather too wide than too narrow.
-        session_sd_bound: (between * degrees / smallest).sqrt(),
+        // And no less than the epochs alone would make them differ, should the sessions agree by chance.
+        session_sd_bound: (between.max(within / epochs) * degrees / smallest).sqrt(),
     })
 }
 
@@ -86,12 +89,15 @@ pub struct Waiting {
 }
 
 /// Rehearses sessions with that noise through the test itself.
-pub fn waiting(epoch_sd: f64, limit: f64, cap: u32) -> Waiting {
+///
+/// `epoch_sd` is that of `collect`, one arm less two; in `validate` it is two less two.
+pub fn waiting(metric: Metric, epoch_sd: f64, limit: f64, cap: u32) -> Waiting {
+    let sd = epoch_sd / 1.5_f64.sqrt();
     const SESSIONS: usize = 1000;
     let (looks, mut random) = (looks(cap), Random::new(1));
     let decided = (0..SESSIONS).map(|_| {
-        let changes = (0..cap).map(|_| Some(epoch_sd * random.normal())).collect();
-        let series = Series { changes, limit: limit.ln_1p() };
+        let changes = (0..cap).map(|_| Some(sd * random.normal())).collect();
+        let series = Series { changes, limit: at_limit(limit, metric) };
         decision::passed_at(&series.looks(&looks), cap, ALPHA_PASS)
     });
     let mut decided: Vec<u32> = decided.map(|look| look.unwrap_or(u32::MAX)).collect();

@@ -16,10 +16,13 @@ use crate::{
 /// More epochs than this is not advice anyone can follow.
 const MOST_EPOCHS_ADVISED: f64 = 1000.0;
 
-/// The largest relative change allowed: a small baseline may always change by the absolute slack.
-pub(super) fn limit(allowance: &Allowance, baseline: Option<f64>) -> f64 {
+/// The largest relative change allowed: a small baseline may always change by the absolute slack. Of what is better
+/// when it is more, not all may be lost.
+pub(super) fn limit(metric: Metric, allowance: &Allowance, baseline: Option<f64>) -> f64 {
+    const MOST_LOST: f64 = 0.99;
     let slack = baseline.map_or(0.0, |baseline| allowance.slack / baseline);
-    if slack > allowance.limit { slack } else { allowance.limit }
+    let limit = if slack > allowance.limit { slack } else { allowance.limit };
+    if metric.more_is_better() && limit > MOST_LOST { MOST_LOST } else { limit }
 }
 
 /// The target's median over all epochs of all sessions of a side.

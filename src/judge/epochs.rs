@@ -15,8 +15,10 @@ pub(super) struct Kept<'a> {
     pub(super) epochs: Vec<Option<&'a Epoch>>,
     /// Epochs by number that were dropped, with the reason.
     pub(super) dropped: Vec<(u32, String)>,
-    /// Epochs measured.
+    /// Epochs measured in the session, as far as either of its records knows.
     pub(super) measured: usize,
+    /// Epochs that this record has.
+    own: usize,
 }
 
 impl<'a> Kept<'a> {
@@ -44,7 +46,8 @@ impl<'a> Kept<'a> {
         all: &BTreeSet<u32>,
         of_session: &[&BTreeMap<u32, &'a Epoch>],
     ) -> Self {
-        let mut kept = Self { record, epochs: Vec::new(), dropped: Vec::new(), measured: all.len() };
+        let mut kept =
+            Self { record, epochs: Vec::new(), dropped: Vec::new(), measured: all.len(), own: own.len() };
         for index in all {
             let disturbance = of_session
                 .iter()
@@ -72,7 +75,18 @@ impl<'a> Kept<'a> {
     /// The target's arms of every epoch, disturbed ones as well: what failed in them failed all the same. `None`
     /// for an epoch that has no arm of the target.
     pub(super) fn all_target_arms(&self) -> impl Iterator<Item = Option<&'a ArmEpoch>> {
-        by_index(self.record).into_values().flat_map(target_arms)
+        let lost = std::iter::repeat_n(None, self.measured.saturating_sub(self.own));
+        by_index(self.record).into_values().flat_map(target_arms).chain(lost)
+    }
+
+    /// Whether the session ran the target twice; an epoch without the second arm then lacks something.
+    pub(super) fn has_target_again(&self) -> bool {
+        self.record.arms.contains_key(&ArmRole::TargetAgain)
+    }
+
+    /// Likewise the control.
+    pub(super) fn has_control_again(&self) -> bool {
+        self.record.arms.contains_key(&ArmRole::ControlAgain)
     }
 
     /// The target's arms of every undisturbed epoch.
@@ -83,7 +97,7 @@ impl<'a> Kept<'a> {
     /// The session came to the end it was designed for, and every epoch it measured is there.
     pub(super) fn is_whole(&self) -> bool {
         let session = &self.record.session;
-        session.is_complete() && self.measured >= session.measured_epochs as usize
+        session.is_complete() && self.own >= self.measured.max(session.measured_epochs as usize)
     }
 }
 

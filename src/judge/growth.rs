@@ -11,6 +11,8 @@ use crate::{
 };
 
 const LEAST_WINDOWS: usize = LEAST_SOAK_WINDOWS as usize;
+/// The soak comes after the epochs have decided, so that its FAIL has an error of its own beside theirs: a fifth of it.
+const ALPHA_FAIL_GROWTH: f64 = ALPHA_FAIL / 5.0;
 const SECONDS_AN_HOUR: f64 = 3600.0;
 
 /// `None` when neither side was soaked, or growth has no allowance.
@@ -72,7 +74,7 @@ fn decide(from: &Soak, to: &Soak, limit: f64) -> (Evidence, Verdict) {
     }
     let seconds = windows as f64 * to.window_s;
     let passing = theil_sen::slope(&differences, CONFIDENCE);
-    let failing = theil_sen::slope(&differences, 1.0 - 2.0 * ALPHA_FAIL);
+    let failing = theil_sen::slope(&differences, 1.0 - 2.0 * ALPHA_FAIL_GROWTH);
     let (Ok(passing), Ok(failing)) = (passing, failing) else {
         return missing(format!("{windows} windows carry no slope at the confidence asked for"));
     };

@@ -85,7 +85,8 @@ pub(super) fn load(sides: &Sides) -> Load {
         }
         found.short |= short.epochs as f64 > MOST_SHORT * short.of as f64;
     }
-    found.overloaded = baseline.epochs == 0 && candidate.epochs as f64 > OVERLOADED * candidate.of as f64;
+    found.overloaded =
+        baseline.of > 0 && baseline.epochs == 0 && candidate.epochs as f64 > OVERLOADED * candidate.of as f64;
     found
 }
 

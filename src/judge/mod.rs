@@ -65,8 +65,8 @@ pub struct Question<'a> {
     pub thresholds: &'a Thresholds,
     /// Give an advisory answer when the machines differ.
     pub across_hosts: bool,
-    /// How much sessions vary on this machine, where that was measured.
-    pub calibration: Option<&'a Calibration>,
+    /// How much sessions of the baseline's and of the candidate's runtime vary on this machine, where that was measured.
+    pub calibrations: [Option<&'a Calibration>; 2],
 }
 
 impl<'a> Question<'a> {
@@ -77,7 +77,7 @@ impl<'a> Question<'a> {
             candidate: std::slice::from_ref(candidate),
             thresholds,
             across_hosts: false,
-            calibration: None,
+            calibrations: [None, None],
         }
     }
 }
@@ -135,7 +135,8 @@ struct Sides<'a> {
     baseline: Vec<epochs::Kept<'a>>,
     candidate: Vec<epochs::Kept<'a>>,
     thresholds: &'a Thresholds,
-    calibration: Option<&'a Calibration>,
+    /// Of the baseline's runtime and of the candidate's.
+    calibrations: [Option<&'a Calibration>; 2],
     /// Both records come from one session.
     paired: bool,
 }
@@ -153,7 +154,7 @@ impl<'a> Sides<'a> {
             baseline,
             candidate,
             thresholds: question.thresholds,
-            calibration: question.calibration,
+            calibrations: question.calibrations,
             paired,
         }
     }
@@ -184,8 +185,13 @@ fn conclude(sides: &Sides, comparison: &mut Comparison) {
     reasons.extend(load.reasons);
     reasons.extend(guards::dropped(sides));
     if !guarded {
-        let reason =
-            "no arm was measured twice, so the machine's own noise is not known and this cannot pass";
+        let reason = if sides.paired {
+            "fewer than six undisturbed epochs have both arms of both sides, so the machine's own noise is not known \
+             and this cannot pass"
+        } else {
+            "a record has fewer than six undisturbed epochs with both controls, so the machine's own noise is not \
+             known and this cannot pass"
+        };
         reasons.push(reason.to_owned());
     }
     let more = undecided(&comparison.metrics, sides.paired);
@@ -197,8 +203,9 @@ fn conclude(sides: &Sides, comparison: &mut Comparison) {
 fn pass_nothing(metric: &mut MetricVerdict) {
     if metric.verdict == Verdict::Pass {
         metric.verdict = Verdict::Inconclusive;
-        metric.note =
-            Some("the session was cut short, or epochs of it are lost, so this cannot pass".to_owned());
+        let note = "the session was cut short, or epochs of it are lost, so this cannot pass";
+        let before = metric.note.take().map(|own| format!("; {own}")).unwrap_or_default();
+        metric.note = Some(format!("{note}{before}"));
     }
 }
 
@@ -218,10 +225,15 @@ fn changing_metrics(sides: &Sides) -> Vec<Metric> {
         !matches!(metric, Metric::MaxLatency | Metric::Errors | Metric::MemoryGrowth)
             && sides.thresholds.of(*metric).is_some()
     };
-    let asked_for = |metric: &Metric| {
-        // What is only measured on request is missing where it was asked for, not where nobody asked.
-        let on_request = matches!(metric, Metric::ReloadTime | Metric::RestartTime | Metric::Throughput);
-        !on_request || sides.all().any(|kept| kept.has(*metric))
+    // What is only measured on request is missing where it was asked for, not where nobody asked.
+    let asked_for = |metric: &Metric| match metric {
+        Metric::ReloadTime | Metric::RestartTime => {
+            sides.all().any(|kept| kept.record.load.times || kept.has(*metric))
+        }
+        Metric::Throughput => {
+            sides.all().any(|kept| kept.record.load.throughput_p99_s.is_some() || kept.has(*metric))
+        }
+        _ => true,
     };
     Metric::ALL.into_iter().filter(by_change).filter(asked_for).collect()
 }

@@ -1,20 +1,17 @@
 //! The same thing measured twice must come out the same: the A/A guard.
 
 use super::{
-    ALPHA_FAIL, CONFIDENCE, LEAST_EPOCHS, Sides, change,
+    ALPHA_FAIL, CONFIDENCE, LEAST_EPOCHS, Sides, change, changing_metrics,
     decision::{self, Series},
     epochs::Kept,
     levels::looks_until,
     paired,
-    reading::{as_share, at_limit, log},
+    reading::{CONTROLS, TARGETS, as_share, at_limit, log},
 };
 use crate::{
     model::{record::ArmRole, verdict::Metric},
     stats::{quantile::median, signed_rank},
 };
-
-const TARGETS: (ArmRole, ArmRole) = (ArmRole::Target, ArmRole::TargetAgain);
-const CONTROLS: (ArmRole, ArmRole) = (ArmRole::Control, ArmRole::ControlAgain);
 
 /// Why a session cannot be trusted: two arms of the same kind that differ by more than the limit, shown by the same
 /// kind of test as a FAIL, in whichever direction.
@@ -42,13 +39,14 @@ fn roles(sides: &Sides) -> (ArmRole, ArmRole) {
     if sides.paired { TARGETS } else { CONTROLS }
 }
 
-/// Whether the guard had enough to look at: one doubled target in a session, a doubled control in each stored record.
+/// Whether the guard had enough to look at: both targets doubled in a session, which also makes the two sides alike; a
+/// doubled control in each stored record.
 pub(super) fn is_guarded(sides: &Sides) -> bool {
     let has = |kept: &Kept| {
         let differences = differences(kept, Metric::P50, roles(sides));
         differences.iter().flatten().count() >= LEAST_EPOCHS
     };
-    if sides.paired { sides.all().any(has) } else { sides.all().all(has) }
+    sides.all().all(has)
 }
 
 /// Per epoch, the second of two identical arms less the first.
@@ -59,30 +57,30 @@ fn differences(kept: &Kept, metric: Metric, (first, again): (ArmRole, ArmRole)) 
 
 fn apart(sides: &Sides, kept: &Kept, who: &str) -> Vec<String> {
     let roles = roles(sides);
-    let metrics: &[Metric] = match roles {
-        TARGETS => &[Metric::P50, Metric::Mean, Metric::Memory],
-        // A control's memory decides nothing.
-        _ => &[Metric::P50, Metric::Mean],
-    };
+    // Whatever decides is guarded; of a control, whose memory decides nothing, what it is the yardstick for.
+    let metrics = changing_metrics(sides).into_iter().filter(|metric| {
+        let critical = sides.thresholds.of(*metric).is_some_and(|allowance| allowance.critical);
+        critical && (sides.paired || *metric != Metric::Memory)
+    });
     let cap = if sides.paired { paired::cap(kept.record) } else { kept.epochs.len() as u32 };
     let looks = looks_until(kept.epochs.len() as u32, cap);
     let mut found = Vec::new();
     for metric in metrics {
-        let Some(allowance) = sides.thresholds.of(*metric) else { continue };
-        let changes = differences(kept, *metric, roles);
+        let Some(allowance) = sides.thresholds.of(metric) else { continue };
+        let changes = differences(kept, metric, roles);
         if changes.iter().flatten().count() < LEAST_EPOCHS {
             continue;
         }
-        let limit = change::limit(allowance, median(&kept.values(*metric, roles.0)));
+        let limit = change::limit(metric, allowance, median(&kept.values(metric, roles.0)));
         // Which of the two arms came first is chance, so the limit is the same factor both ways. Nothing is shared
         // among the tests: arms that are alike are far from their limit, and a guard must be able to speak.
         let beyond = [1.0, -1.0].iter().any(|sign| {
             let turned = changes.iter().map(|change| change.map(|change| sign * change)).collect();
-            let series = Series { changes: turned, limit: at_limit(limit, *metric) };
+            let series = Series { changes: turned, limit: at_limit(limit, metric) };
             decision::alarmed_at(&series.looks(&looks), cap, ALPHA_FAIL).is_some()
         });
         if beyond {
-            found.extend(told(kept, *metric, limit, roles, who));
+            found.extend(told(kept, metric, limit, roles, who));
         }
     }
     found

@@ -7,11 +7,11 @@ use super::{
     decision::{Look, Series},
     epochs::Kept,
     levels::{OF_PASS, looks_until, nominal},
-    reading::{at_limit, log_of_two},
+    reading::{TARGETS, at_limit, log_of_two},
 };
 use crate::{
     model::{
-        record::{self, ArmRole, Record},
+        record::{self, Record},
         verdict::{Basis, Metric, MetricVerdict, Verdict},
     },
     stats::{NoInterval, signed_rank},
@@ -78,11 +78,11 @@ impl Test {
     ) -> Option<Self> {
         let allowance = sides.thresholds.of(metric)?;
         let changes = baseline.epochs.iter().zip(&candidate.epochs).map(|(from, to)| {
-            let from = log_of_two((*from)?, metric, ArmRole::Target, ArmRole::TargetAgain)?;
-            let to = log_of_two((*to)?, metric, ArmRole::Target, ArmRole::TargetAgain)?;
+            let from = log_of_two((*from)?, metric, TARGETS, baseline.has_target_again())?;
+            let to = log_of_two((*to)?, metric, TARGETS, candidate.has_target_again())?;
             Some(to - from).filter(|change| change.is_finite())
         });
-        let limit = change::limit(allowance, change::typical(&sides.baseline, metric));
+        let limit = change::limit(metric, allowance, change::typical(&sides.baseline, metric));
         let series = Series { changes: changes.collect(), limit: at_limit(limit, metric) };
         let tested = series.looks(looks);
         let passed_at = decision::passed_at(&tested, cap, ALPHA_PASS);

@@ -80,22 +80,29 @@ pub(super) fn log(epoch: &Epoch, metric: Metric, role: ArmRole) -> Option<f64> {
     Some(if metric.more_is_better() { -log } else { log })
 }
 
-/// The mean of two arms' logarithms; the first alone where the epoch has no second.
-pub(super) fn log_of_two(epoch: &Epoch, metric: Metric, first: ArmRole, again: ArmRole) -> Option<f64> {
+/// The mean of two arms' logarithms; the first alone where the session has no second.
+pub(super) fn log_of_two(
+    epoch: &Epoch,
+    metric: Metric,
+    (first, again): (ArmRole, ArmRole),
+    is_doubled: bool,
+) -> Option<f64> {
     let one = log(epoch, metric, first)?;
-    if epoch.arms.contains_key(&again) {
-        return Some(f64::midpoint(one, log(epoch, metric, again)?));
-    }
-    Some(one)
+    if is_doubled { Some(f64::midpoint(one, log(epoch, metric, again)?)) } else { Some(one) }
 }
 
+/// The target's two arms.
+pub(super) const TARGETS: (ArmRole, ArmRole) = (ArmRole::Target, ArmRole::TargetAgain);
+/// The control's.
+pub(super) const CONTROLS: (ArmRole, ArmRole) = (ArmRole::Control, ArmRole::ControlAgain);
+
 /// Memory is what it is on any day; time is worth as much as the machine was at that moment, which the control saw.
-pub(super) fn normalised(epoch: &Epoch, metric: Metric) -> Option<f64> {
+pub(super) fn normalised(epoch: &Epoch, metric: Metric, is_doubled: bool) -> Option<f64> {
     let target = log(epoch, metric, ArmRole::Target)?;
     if metric == Metric::Memory {
         return Some(target);
     }
-    Some(target - log_of_two(epoch, metric, ArmRole::Control, ArmRole::ControlAgain)?)
+    Some(target - log_of_two(epoch, metric, CONTROLS, is_doubled)?)
 }
 
 /// A change of the logarithm as a share: how much worse, or for what is better when it is more, how much less.

@@ -91,8 +91,9 @@ pub struct Truth {
     pub epoch_sd: f64,
     /// What else happens.
     pub disturbance: Disturbance,
-    /// Standard deviation, from session to session, of each target's change against the control.
-    pub session_sd: f64,
+    /// Standard deviation, from session to session, of the baseline's and of the candidate's change against the
+    /// control. Memory, which no session's speed touches, varies by half of it.
+    pub session_sd: (f64, f64),
     /// What is wrong with the data, if anything.
     pub damage: Option<Damage>,
 }
@@ -125,13 +126,12 @@ pub fn stored(
     thresholds: &Thresholds,
     random: &mut Random,
 ) -> Comparison {
-    let side = |runtime, effect: f64, count: u32, random: &mut Random| -> Vec<Record> {
-        (0..count)
-            .map(|number| stored_session(truth, runtime, effect, number, epochs, thresholds, random))
-            .collect()
+    let mut side = |runtime, effect: f64, session_sd: f64, count: u32| -> Vec<Record> {
+        let of_side = Side { runtime, effect, session_sd };
+        (0..count).map(|number| stored_session(truth, of_side, number, epochs, thresholds, random)).collect()
     };
-    let mut baseline = side(RuntimeKind::Docker, 0.0, sessions.0, random);
-    let mut candidate = side(RuntimeKind::Pm2, truth.effect, sessions.1, random);
+    let mut baseline = side(RuntimeKind::Docker, 0.0, truth.session_sd.0, sessions.0);
+    let mut candidate = side(RuntimeKind::Pm2, truth.effect, truth.session_sd.1, sessions.1);
     if let (Some(damage), Some(from), Some(to)) = (truth.damage, baseline.first_mut(), candidate.first_mut())
     {
         spoil(from, to, damage, random);
@@ -141,27 +141,38 @@ pub fn stored(
         candidate: &candidate,
         thresholds,
         across_hosts: false,
-        calibration: None,
+        calibrations: [None, None],
     })
+}
+
+/// What is true of one side of stored sessions.
+#[derive(Clone, Copy)]
+struct Side {
+    runtime: RuntimeKind,
+    effect: f64,
+    session_sd: f64,
 }
 
 fn stored_session(
     truth: &Truth,
-    runtime: RuntimeKind,
-    effect: f64,
+    side: Side,
     number: u32,
     epochs: u32,
     thresholds: &Thresholds,
     random: &mut Random,
 ) -> Record {
     let roles = [ArmRole::Target, ArmRole::Control, ArmRole::ControlAgain];
-    let id = format!("{runtime}-{number}");
-    let mut record = empty(runtime, &id, &roles, Design::Fixed { epochs }, thresholds);
-    let of_session = truth.session_sd * random.normal();
-    let own = Truth { effect: (effect.ln_1p() + of_session).exp_m1(), ..*truth };
+    let id = format!("{}-{number}", side.runtime);
+    let mut record = empty(side.runtime, &id, &roles, Design::Fixed { epochs }, thresholds);
+    let [time, cpu, memory] = [1.0, 1.0, 0.5].map(|part| part * side.session_sd * random.normal());
+    let own = Truth { effect: (side.effect.ln_1p() + time).exp_m1(), ..*truth };
     let mut made = Maker::new(&own, ARM_OF_THREE, random);
     for index in 0..epochs {
-        let [from, to, again] = made.epoch(index, [false, true, false]);
+        let [from, mut to, again] = made.epoch(index, [false, true, false]);
+        to.service.cpu = to.service.cpu.map(|used| used.mul_f64(cpu.exp()));
+        if let Some(own) = &mut to.service.memory {
+            own.anonymous = Bytes((own.anonymous.0 as f64 * memory.exp()) as u64);
+        }
         let arms = [(ArmRole::Control, from), (ArmRole::Target, to), (ArmRole::ControlAgain, again)];
         record.epochs.push(epoch(index, arms.into()));
     }
@@ -451,6 +462,8 @@ pub(super) fn empty(
             connection_use: ConnectionUse::KeepAlive,
             timeout_s: 5.0,
             precision: Precision::Balanced,
+            times: false,
+            throughput_p99_s: None,
             requests_digest: String::new(),
         },
         thresholds: thresholds.clone(),

@@ -52,7 +52,12 @@ pub fn steer(baseline: &Record, candidate: &Record, thresholds: &Thresholds) -> 
     }
     let tests = Tests::of(&sides);
     let verdict = if guards::load(&sides).overloaded { Verdict::Fail } else { standing(&sides, &tests) };
+    // What could not stand as a PASS yet is not one to stop for.
+    let holds = noise::is_guarded(&sides)
+        && !guards::load(&sides).short
+        && guards::too_many_dropped(&sides).is_empty();
     match verdict {
+        Verdict::Pass if !holds && epochs < cap => Steering::GoOn,
         Verdict::Pass | Verdict::Fail => Steering::Stop(Ended::Decided),
         _ if epochs == cap => Steering::Stop(Ended::AllMeasured),
         _ if is_futile(&tests, epochs, cap) => Steering::Stop(Ended::Futile),

@@ -2,10 +2,11 @@
 //!
 //! The control takes the machine's speed and its drift out of every epoch. What it does not take out is that a
 //! runtime may be a little better or worse off against the control in one session than in another: a runtime × session
-//! effect, the same for all epochs of a session. It is in the interval in one of two ways. With at least two sessions
-//! more than there are sides, the sessions' own means are compared by Student's t, which carries any such effect with
-//! the confidence promised. With fewer, the exact rank-sum interval of the epochs is widened by a spread fixed in
-//! advance: the upper bound of a calibration of this machine, or what is assumed for any.
+//! effect, the same for all epochs of a session. It is in the interval in one of two ways. With three sessions of each
+//! side or more, the sessions' own centres are compared by Student's t, with a variance for each side (B. L. Welch,
+//! *Biometrika* 34 (1947)), which carries any such effect with the confidence promised. With fewer, the exact rank-sum
+//! interval of the epochs is widened by a spread of each side that is fixed in advance: the upper bound of a
+//! calibration of that runtime on this machine, or what is assumed of any; and by no less than the sessions differ.
 
 use super::{
     ALPHA_FAIL, CONFIDENCE, Sides, change,
@@ -15,7 +16,10 @@ use super::{
     reading::{at_limit, normalised},
 };
 use crate::{
-    model::verdict::{Basis, Metric, MetricVerdict, SpreadSource, Verdict},
+    model::{
+        calibration::Calibration,
+        verdict::{Basis, Evidence, Metric, MetricVerdict, SpreadSource, Verdict},
+    },
     stats::{Interval, normal, rank_sum, signed_rank, student},
 };
 
@@ -27,18 +31,28 @@ pub(super) const ASSUMED_MEMORY_SPREAD: f64 = 0.02;
 /// The largest probability of a PASS at the limit that is asked for here: less than [`super::ALPHA_PASS`], so that where sessions
 /// vary by the assumed spread a candidate 2% beyond its limit passes at most once in a hundred times as well.
 const ALPHA_PASS_STORED: f64 = 0.0185;
-/// Fewer degrees of freedom, and Student's t says nothing that anyone could use.
-const LEAST_DEGREES: usize = 2;
+/// Fewer sessions of a side, and Student's t says nothing that anyone could use.
+const LEAST_SESSIONS: usize = 3;
 /// Epochs a side that the exact rank-sum null is computed for; the sessions' means carry what is beyond.
-const MOST_RANKED: usize = 60;
+const MOST_RANKED: usize = 100;
 
 /// The two sides of one metric.
 struct Samples {
+    baseline: Sample,
+    candidate: Sample,
+}
+
+/// The sessions of one side that have a usable epoch.
+struct Sample {
     /// Per session, the usable changes of its epochs.
-    baseline: Vec<Vec<f64>>,
-    candidate: Vec<Vec<f64>>,
-    spread: f64,
-    spread_from: SpreadSource,
+    sessions: Vec<Vec<f64>>,
+    /// Per session, the centre of them.
+    centres: Vec<f64>,
+    /// The variance of the centres, of two or more.
+    variance: Option<f64>,
+    /// The deviation from session to session that is fixed in advance.
+    fixed: f64,
+    is_calibrated: bool,
 }
 
 pub(super) fn judge(sides: &Sides) -> Vec<MetricVerdict> {
@@ -71,84 +85,124 @@ pub(super) fn judge(sides: &Sides) -> Vec<MetricVerdict> {
 
 fn limit(sides: &Sides, metric: Metric) -> f64 {
     let typical = change::typical(&sides.baseline, metric);
-    sides.thresholds.of(metric).map_or(f64::NAN, |allowance| change::limit(allowance, typical))
+    sides.thresholds.of(metric).map_or(f64::NAN, |allowance| change::limit(metric, allowance, typical))
+}
+
+impl Sample {
+    fn of(side: &[Kept], metric: Metric, calibration: Option<&Calibration>) -> Self {
+        let usable = |kept: &Kept| -> Vec<f64> {
+            let epochs = kept.epochs.iter().flatten();
+            let changes = epochs.filter_map(|epoch| normalised(epoch, metric, kept.has_control_again()));
+            changes.filter(|change| change.is_finite()).collect()
+        };
+        let sessions: Vec<Vec<f64>> =
+            side.iter().map(usable).filter(|changes: &Vec<f64>| !changes.is_empty()).collect();
+        let centres: Vec<f64> = sessions.iter().filter_map(|changes| signed_rank::centre(changes)).collect();
+        let bound = calibration
+            .and_then(|calibration| calibration.metrics.get(&metric))
+            .map(|noise| noise.session_sd_bound)
+            .filter(|bound| bound.is_finite() && *bound > 0.0);
+        let assumed = if metric == Metric::Memory { ASSUMED_MEMORY_SPREAD } else { ASSUMED_SPREAD };
+        Self {
+            variance: variance(&centres),
+            sessions,
+            centres,
+            fixed: bound.unwrap_or(assumed),
+            is_calibrated: bound.is_some(),
+        }
+    }
+
+    fn count(&self) -> f64 {
+        self.sessions.len() as f64
+    }
+
+    fn epochs(&self) -> usize {
+        self.sessions.iter().map(Vec::len).sum()
+    }
+
+    /// Fixed in advance, and no less than what is seen.
+    fn spread(&self) -> f64 {
+        self.fixed.max(self.variance.unwrap_or(0.0).sqrt())
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn variance(values: &[f64]) -> Option<f64> {
+    let centre = mean(values);
+    let squares: f64 = values.iter().map(|value| (value - centre).powi(2)).sum();
+    (values.len() >= 2).then(|| squares / (values.len() as f64 - 1.0))
 }
 
 impl Samples {
     fn of(sides: &Sides, metric: Metric) -> Self {
-        let side = |side: &[Kept]| -> Vec<Vec<f64>> {
-            let usable = |kept: &Kept| {
-                let epochs = kept.epochs.iter().flatten();
-                epochs
-                    .filter_map(|epoch| normalised(epoch, metric).filter(|change| change.is_finite()))
-                    .collect()
-            };
-            side.iter().map(usable).collect()
-        };
-        let (baseline, candidate) = (side(&sides.baseline), side(&sides.candidate));
-        let calibrated = sides.calibration.and_then(|calibration| calibration.metrics.get(&metric));
-        let assumed = if metric == Metric::Memory { ASSUMED_MEMORY_SPREAD } else { ASSUMED_SPREAD };
-        let mut samples = match calibrated {
-            Some(noise) if noise.session_sd_bound.is_finite() => Self {
-                baseline,
-                candidate,
-                spread: noise.session_sd_bound,
-                spread_from: SpreadSource::Calibration,
-            },
-            _ => Self { baseline, candidate, spread: assumed, spread_from: SpreadSource::Assumed },
-        };
-        if let Some(means) = samples.means() {
-            samples.spread = means.deviation;
-            samples.spread_from = SpreadSource::Sessions;
+        let [from, to] = sides.calibrations;
+        Self {
+            baseline: Sample::of(&sides.baseline, metric, from),
+            candidate: Sample::of(&sides.candidate, metric, to),
         }
-        samples
     }
 
-    /// The sessions' means with their pooled deviation, where there are enough of them.
-    fn means(&self) -> Option<Means> {
-        let centres = |side: &[Vec<f64>]| -> Option<Vec<f64>> {
-            side.iter().map(|changes| signed_rank::centre(changes)).collect()
-        };
-        let (from, to) = (centres(&self.baseline)?, centres(&self.candidate)?);
-        let degrees = (from.len() + to.len()).checked_sub(2).filter(|degrees| *degrees >= LEAST_DEGREES)?;
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        let squares = |values: &[f64]| {
-            let centre = mean(values);
-            values.iter().map(|value| (value - centre).powi(2)).sum::<f64>()
-        };
-        let deviation = ((squares(&from) + squares(&to)) / degrees as f64).sqrt();
-        Some(Means { shift: mean(&to) - mean(&from), deviation, degrees })
+    /// Student's t of the sessions, where there are enough of them on both sides.
+    fn of_sessions(&self) -> Option<Welch> {
+        let (from, to) = (&self.baseline, &self.candidate);
+        let enough = |sample: &Sample| sample.centres.len() >= LEAST_SESSIONS;
+        if !enough(from) || !enough(to) {
+            return None;
+        }
+        let (a, b) = (from.variance? / from.count(), to.variance? / to.count());
+        let degrees = (a + b).powi(2) / (a * a / (from.count() - 1.0) + b * b / (to.count() - 1.0));
+        let least = from.count().min(to.count()) - 1.0;
+        Some(Welch {
+            shift: mean(&to.centres) - mean(&from.centres),
+            error: (a + b).sqrt(),
+            // Sessions that are all alike have no variance to weigh.
+            degrees: if degrees.is_finite() { degrees.max(least) } else { least },
+        })
     }
 
-    /// One session each side weighs as much as its number says.
-    fn by_sessions(&self) -> f64 {
-        (1.0 / self.baseline.len() as f64 + 1.0 / self.candidate.len() as f64).sqrt()
+    /// The spread told beside the interval, and where it comes from.
+    fn spread(&self) -> (f64, SpreadSource) {
+        let (from, to) = (&self.baseline, &self.candidate);
+        if self.of_sessions().is_some() {
+            let seen = |sample: &Sample| sample.variance.unwrap_or(0.0);
+            return (f64::midpoint(seen(from), seen(to)).sqrt(), SpreadSource::Sessions);
+        }
+        let is_calibrated = from.is_calibrated && to.is_calibrated;
+        let source = if is_calibrated { SpreadSource::Calibration } else { SpreadSource::Assumed };
+        (from.spread().max(to.spread()), source)
     }
 
     /// The shift from baseline to candidate, with `alpha` left out at each end.
     fn interval(&self, alpha: f64) -> Result<Interval, String> {
-        let (from, to) = (self.baseline.concat(), self.candidate.concat());
+        let (from, to) = (self.baseline.sessions.concat(), self.candidate.sessions.concat());
         let ranked = if from.len().max(to.len()) <= MOST_RANKED {
             Some(rank_sum::shift(&from, &to, 1.0 - 2.0 * alpha).map_err(|refusal| refusal.to_string())?)
         } else {
             None
         };
-        if let Some(means) = self.means() {
-            let t =
-                student::quantile(1.0 - alpha, means.degrees as f64).ok_or("the level is no probability")?;
-            let reach = t * means.deviation * self.by_sessions();
-            let of_means = Interval {
-                estimate: means.shift,
-                low: means.shift - reach,
-                high: means.shift + reach,
+        if let Some(welch) = self.of_sessions() {
+            let t = student::quantile(1.0 - alpha, welch.degrees).ok_or("the level is no probability")?;
+            let reach = t * welch.error;
+            let of_sessions = Interval {
+                estimate: welch.shift,
+                low: welch.shift - reach,
+                high: welch.shift + reach,
                 confidence: 1.0 - 2.0 * alpha,
             };
             // Sessions that agree by chance must not promise more than their epochs can.
-            return Ok(ranked.map_or(of_means, |ranked| hull(of_means, ranked)));
+            return Ok(ranked.map_or(of_sessions, |ranked| hull(of_sessions, ranked)));
         }
-        let ranked = ranked.ok_or("too many epochs in too few sessions")?;
+        let ranked = ranked.ok_or_else(|| {
+            format!(
+                "more than {MOST_RANKED} epochs in too few sessions; {LEAST_SESSIONS} of each side are needed"
+            )
+        })?;
         let z = normal::quantile(1.0 - alpha).ok_or("the level is no probability")?;
-        let reach = z * self.spread * self.by_sessions();
+        let of_side = |sample: &Sample| sample.spread().powi(2) / sample.count();
+        let reach = z * (of_side(&self.baseline) + of_side(&self.candidate)).sqrt();
         Ok(Interval {
             low: ranked.estimate - (ranked.estimate - ranked.low).hypot(reach),
             high: ranked.estimate + (ranked.high - ranked.estimate).hypot(reach),
@@ -166,22 +220,22 @@ impl Samples {
         } else {
             Verdict::Inconclusive
         };
-        let count = |side: &[Vec<f64>]| side.iter().map(Vec::len).sum::<usize>();
-        let n = (count(&self.baseline), count(&self.candidate));
+        let n = (self.baseline.epochs(), self.candidate.epochs());
+        let (spread, spread_from) = self.spread();
         let design = Design {
             n,
             limit,
             confidence: CONFIDENCE,
             certified,
             basis: Basis::Stored {
-                sessions: (self.baseline.len() as u32, self.candidate.len() as u32),
-                spread: self.spread,
-                spread_from: self.spread_from,
+                sessions: (self.baseline.sessions.len() as u32, self.candidate.sessions.len() as u32),
+                spread,
+                spread_from,
             },
         };
         let evidence = change::evidence(metric, interval, design);
         let verdict = match evidence {
-            crate::model::verdict::Evidence::Change { .. } => verdict,
+            Evidence::Change { .. } => verdict,
             _ => Verdict::Inconclusive,
         };
         let epochs: usize = sides.all().map(|kept| kept.epochs.len()).sum();
@@ -189,10 +243,11 @@ impl Samples {
     }
 }
 
-struct Means {
+struct Welch {
     shift: f64,
-    deviation: f64,
-    degrees: usize,
+    /// Of the shift.
+    error: f64,
+    degrees: f64,
 }
 
 /// From the lower of two lower ends to the higher of two higher ends.

@@ -17,7 +17,10 @@ use crate::model::{
 /// On a machine whose sessions hardly differ, so that one of each is enough.
 fn judge(baseline: &Record, candidate: &Record, thresholds: &Thresholds) -> Comparison {
     let calm = calm();
-    compare(&Question { calibration: Some(&calm), ..Question::of(baseline, candidate, thresholds) })
+    compare(&Question {
+        calibrations: [Some(&calm), Some(&calm)],
+        ..Question::of(baseline, candidate, thresholds)
+    })
 }
 
 fn judged(records: &(Record, Record)) -> Comparison {
@@ -246,7 +249,7 @@ fn without_an_arm_measured_twice_nothing_passes() {
     }
     let comparison = judge(&baseline, &candidate, &Thresholds::default());
     assert_eq!(comparison.verdict, Verdict::Inconclusive);
-    assert!(said(&comparison, "no arm was measured twice"), "{:?}", comparison.reasons);
+    assert!(said(&comparison, "have both arms of both sides"), "{:?}", comparison.reasons);
 }
 
 #[test]
@@ -336,7 +339,7 @@ fn another_machine_gives_an_advisory_answer_when_asked() {
     let calm = calm();
     let question = Question {
         across_hosts: true,
-        calibration: Some(&calm),
+        calibrations: [Some(&calm), Some(&calm)],
         ..Question::of(&baseline, &candidate, &thresholds)
     };
     let comparison = compare(&question);
@@ -407,7 +410,7 @@ proptest! {
         });
         let thresholds = Thresholds::default();
     let calm = calm();
-    let question = Question { across_hosts: true, calibration: Some(&calm), ..Question::of(&baseline, &candidate, &thresholds) };
+    let question = Question { across_hosts: true, calibrations: [Some(&calm), Some(&calm)], ..Question::of(&baseline, &candidate, &thresholds) };
     let comparison = compare(&question);
         for metric in &comparison.metrics {
             if let Evidence::Change { estimate, low, high, .. } = metric.evidence {

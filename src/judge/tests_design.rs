@@ -20,7 +20,7 @@ fn judged(baseline: &[Record], candidate: &[Record]) -> Comparison {
         candidate,
         thresholds: &thresholds,
         across_hosts: false,
-        calibration: None,
+        calibrations: [None, None],
     })
 }
 
@@ -225,7 +225,10 @@ fn one_session_of_each_carries_an_assumed_spread() {
 fn a_calibration_narrows_it() {
     let (baseline, candidate) = stored(10, 1.0, 1.2);
     let (thresholds, calm) = (Thresholds::default(), calm());
-    let question = Question { calibration: Some(&calm), ..Question::of(&baseline, &candidate, &thresholds) };
+    let question = Question {
+        calibrations: [Some(&calm), Some(&calm)],
+        ..Question::of(&baseline, &candidate, &thresholds)
+    };
     let comparison = compare(&question);
     assert_eq!(comparison.verdict, Verdict::Pass, "{:?}", comparison.reasons);
     let Basis::Stored { spread_from, .. } = basis(&comparison, Metric::P50) else { panic!() };
@@ -254,10 +257,63 @@ fn several_sessions_tell_their_own_spread() {
     );
     assert_eq!(scattered.verdict, Verdict::Inconclusive);
     let slower = judged(
-        &sessions(RuntimeKind::Docker, &[1.0, 1.01, 0.99, 1.0, 1.005]),
-        &sessions(RuntimeKind::Pm2, &[1.3, 1.31, 1.29, 1.3, 1.305]),
+        &sessions(RuntimeKind::Docker, &[1.0, 1.004, 0.996, 1.0, 1.002]),
+        &sessions(RuntimeKind::Pm2, &[1.3, 1.304, 1.296, 1.3, 1.302]),
     );
     assert_eq!(slower.verdict, Verdict::Fail);
+}
+
+/// One session tells nothing of what its runtime's sessions vary by, however well those of the other agree.
+#[test]
+fn a_single_session_is_not_taken_on_the_others_word() {
+    let docker = sessions(RuntimeKind::Docker, &[1.0, 1.001, 0.999, 1.0, 1.001]);
+    let comparison = judged(&docker, &sessions(RuntimeKind::Pm2, &[1.0]));
+    assert_eq!(comparison.verdict, Verdict::Inconclusive);
+    let Basis::Stored { spread, spread_from, .. } = basis(&comparison, Metric::P50) else { panic!() };
+    assert_eq!((*spread, *spread_from), (0.04, SpreadSource::Assumed));
+    // Too few to estimate from, and yet they differ by more than is assumed.
+    let wild = judged(&sessions(RuntimeKind::Docker, &[0.8, 1.2]), &sessions(RuntimeKind::Pm2, &[1.0, 1.0]));
+    let Basis::Stored { spread, .. } = basis(&wild, Metric::P50) else { panic!() };
+    assert!(*spread > 0.2, "{spread}");
+}
+
+#[test]
+fn a_second_arm_that_is_missing_is_missing() {
+    let (baseline, mut candidate) = paired(20, 1.0);
+    for epoch in &mut candidate.epochs[5..] {
+        epoch.arms.remove(&ArmRole::TargetAgain);
+    }
+    let comparison = judged(std::slice::from_ref(&baseline), std::slice::from_ref(&candidate));
+    assert_eq!(of(&comparison, Metric::P50).verdict, Verdict::Inconclusive);
+    assert_eq!(comparison.verdict, Verdict::Inconclusive);
+    // Not even run: the two sides are then not alike.
+    for epoch in &mut candidate.epochs {
+        epoch.arms.remove(&ArmRole::TargetAgain);
+    }
+    candidate.arms.remove(&ArmRole::TargetAgain);
+    assert_eq!(judged(&[baseline], &[candidate]).verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn an_epoch_lost_from_one_file_takes_its_errors_with_it_and_passes_nothing() {
+    let (baseline, mut candidate) = paired(20, 1.0);
+    candidate.epochs.remove(7);
+    let comparison = judged(&[baseline], &[candidate]);
+    for metric in &comparison.metrics {
+        assert_ne!(metric.verdict, Verdict::Pass, "{metric:?}");
+    }
+}
+
+#[test]
+fn what_was_asked_for_and_not_found_is_missing() {
+    let (mut baseline, mut candidate) = paired(12, 1.0);
+    baseline.load.throughput_p99_s = Some(0.05);
+    candidate.load.throughput_p99_s = Some(0.05);
+    let comparison = judged(std::slice::from_ref(&baseline), std::slice::from_ref(&candidate));
+    assert!(matches!(of(&comparison, Metric::Throughput).evidence, Evidence::Missing { .. }));
+    assert_eq!(comparison.verdict, Verdict::Inconclusive);
+    candidate.load.throughput_p99_s = Some(0.2);
+    assert_eq!(judged(&[baseline], &[candidate]).verdict, Verdict::Incomparable);
 }
 
 #[test]

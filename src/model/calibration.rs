@@ -34,7 +34,7 @@ pub struct Calibration {
     pub load: LoadIdentity,
     /// The sessions it rests on.
     pub sessions: Vec<String>,
-    /// Median wall-clock time of an epoch of three arms, in seconds.
+    /// About how long an epoch of `validate` takes here, in seconds.
     pub epoch_s: f64,
     /// Per metric.
     pub metrics: BTreeMap<Metric, Noise>,

@@ -176,6 +176,11 @@ pub struct LoadIdentity {
     pub timeout_s: f64,
     /// How hard the load tried to be on time.
     pub precision: Precision,
+    /// Whether reload and restart were timed after every window.
+    #[serde(default)]
+    pub times: bool,
+    /// The limit on p99 under which the highest rate was searched after every window, in seconds.
+    pub throughput_p99_s: Option<f64>,
     /// SHA-256 (hex) of the requests: methods, paths, headers, bodies, weights.
     pub requests_digest: String,
 }
@@ -224,7 +229,7 @@ pub struct Conditions {
     pub load_average: Option<f64>,
     /// Share of CPU time stolen by the hypervisor in the window.
     pub steal_share: Option<f64>,
-    /// Share of CPU time not idle in the window, all processors.
+    /// Share of CPU time not idle in the window, all processors, by the kernel's ticks.
     pub busy_share: Option<f64>,
     /// Share of the window in which some task waited for a processor (`/proc/pressure/cpu`); the services' own
     /// queueing is in it.

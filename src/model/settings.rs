@@ -142,6 +142,8 @@ pub const COLLECT_EPOCHS: u32 = 10;
 pub const MOST_EPOCHS: u32 = 40;
 /// Windows that a soak needs: the exact null of fewer gives a slope no interval of 95%.
 pub const LEAST_SOAK_WINDOWS: u32 = 6;
+/// The most windows that an exact slope is computed for.
+pub const MOST_SOAK_WINDOWS: u32 = 500;
 /// The length of a soak's windows, unless told otherwise: some collections of a garbage collector lie in each.
 pub const SOAK_WINDOW: Duration = Duration::from_secs(150);
 

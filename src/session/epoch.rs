@@ -214,7 +214,11 @@ fn client_conditions(measured: &load::Measured, thresholds: &Thresholds) -> Clie
         // What is only told is not worth an epoch of what decides.
         let Some(allowance) = thresholds.of(metric).filter(|allowance| allowance.critical) else { continue };
         let latencies = measured.lanes.iter().filter_map(|lane| lane.latency.quantile(quantile));
-        let Some((latency, lag)) = latencies.min().zip(client.own_lag.quantile(quantile)) else { continue };
+        // The mean of all arms: a limit that followed the fastest would drop epochs by what one arm did.
+        let (sum, count) = latencies.fold((Duration::ZERO, 0), |(sum, count), own| (sum + own, count + 1));
+        let Some((latency, lag)) = sum.checked_div(count).zip(client.own_lag.quantile(quantile)) else {
+            continue;
+        };
         let slack = Duration::try_from_secs_f64(allowance.slack).unwrap_or_default();
         let limit = latency.mul_f64(allowance.limit).max(slack) / 5;
         if lag > limit {

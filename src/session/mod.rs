@@ -78,6 +78,8 @@ impl Context {
             connection_use: load.connection_use,
             timeout_s: load.timeout.as_secs_f64(),
             precision: load.precision,
+            times: load.times,
+            throughput_p99_s: load.throughput_p99.map(|limit| limit.as_secs_f64()),
             requests_digest: self.requests_digest.clone(),
         }
     }
@@ -187,7 +189,9 @@ async fn epochs(
             break;
         }
     }
-    if let Some(planned) = &plan.soak {
+    // A machine that was no place to measure is none to soak on.
+    let trusted = records.iter().all(|record| record.session.ended != Some(Ended::Untrusted));
+    if let Some(planned) = plan.soak.as_ref().filter(|_| trusted) {
         soaked(context, soak::run(context, plan, planned, arms, &mut records, save).await)?;
     }
     Ok(records)

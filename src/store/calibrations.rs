@@ -1,4 +1,4 @@
-//! How much a machine varies with a workload: `BASELINES/WORKLOAD.calibration.json`.
+//! How much a machine varies with a workload: `BASELINES/TARGET/WORKLOAD.calibration.json`.
 
 use std::{
     io,
@@ -8,9 +8,9 @@ use std::{
 use super::{Kind, StoreError, read, write_atomically};
 use crate::model::calibration::Calibration;
 
-/// Where the calibration for a workload lies.
-pub fn calibration_path(folder: &Path, workload: &str) -> PathBuf {
-    folder.join(format!("{workload}.calibration.json"))
+/// Where the calibration of a target with a workload lies.
+pub fn calibration_path(folder: &Path, target: &str, workload: &str) -> PathBuf {
+    folder.join(target).join(format!("{workload}.calibration.json"))
 }
 
 /// Stores a calibration, in the place of an earlier one.

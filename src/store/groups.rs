@@ -170,8 +170,8 @@ impl Baselines {
     /// As [`Self::newest`]; or when the choice cannot be read, or what was chosen is not there.
     pub fn in_force(self) -> Result<Group, StoreError> {
         let Some(workload) = self.newest_workload() else { return self.newest() };
-        match self.accepted(&workload)? {
-            Some(_) => self.chosen(&workload).map(|group| group.expect("it was there a moment ago")),
+        match self.chosen(&workload)? {
+            Some(group) => Ok(group),
             None => self.newest(),
         }
     }

@@ -109,9 +109,10 @@ fn a_calibration_is_measured_kept_and_used() {
     let folder = folder();
     demo_in(folder.path());
     let run = |args: &[&str]| Qbench::new(folder.path(), args).run();
-    let args = ["calibrate", "--sessions", "3", "--epochs", "2", "--window", "1s", "--format", "json"];
+    let args =
+        ["calibrate", "bare", "--sessions", "3", "--epochs", "2", "--window", "1s", "--format", "json"];
     run(&[&args[..], &["--dry-run"]].concat()).exits_with(0).stdout_has("3 sessions like this one");
-    let path = folder.path().join("baselines/demo.calibration.json");
+    let path = folder.path().join("baselines/bare/demo.calibration.json");
     assert!(!path.exists(), "a dry run does nothing");
     run(&args).exits_with_one_of(&[0, 5]);
     // Every epoch may be disturbed by the tests beside this one, which leaves nothing to calibrate from; the records
@@ -124,7 +125,10 @@ fn a_calibration_is_measured_kept_and_used() {
     }
     assert_eq!(records.len(), 3);
     let from: Vec<&str> = records.iter().map(String::as_str).collect();
-    let json = run(&[&["calibrate", "--format", "json", "--from"], &from[..]].concat()).exits_with(0).json();
+    let twice = [from[0], from[0], from[1]];
+    run(&[&["calibrate", "bare", "--from"], &twice[..]].concat()).exits_with(2).stderr_has("more than once");
+    let json =
+        run(&[&["calibrate", "bare", "--format", "json", "--from"], &from[..]].concat()).exits_with(0).json();
     let calibration: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(json["calibration"], calibration);
     for metric in ["p50", "mean", "memory", "cpu_per_request"] {
