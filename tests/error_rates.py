@@ -42,6 +42,8 @@ STORED = {
 
 
 def main():
+    if len(sys.argv) > 1:
+        sys.exit(__doc__)
     if not PROGRAM.exists():
         sys.exit(f"{PROGRAM} is not there: run `cargo build --release`")
     begun = time.monotonic()

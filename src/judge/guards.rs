@@ -46,18 +46,20 @@ pub(super) fn is_too_many(dropped: usize, measured: usize) -> bool {
     dropped as f64 > (MOST_DROPPED * measured as f64).max(1.0)
 }
 
-/// What was dropped, by reason.
+/// What was dropped, by kind of reason.
 pub(super) fn dropped(sides: &Sides) -> Vec<String> {
     let each = if sides.paired { sides.baseline.iter().collect() } else { sides.all().collect::<Vec<_>>() };
-    let mut by_reason: BTreeMap<&str, u32> = BTreeMap::new();
+    // Reasons that differ in their figures alone are of one kind, and one of them stands for all.
+    let kind = |reason: &str| reason.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    let mut kinds: BTreeMap<String, (u32, &str)> = BTreeMap::new();
     for (_, reason) in each.iter().flat_map(|kept| &kept.dropped) {
-        *by_reason.entry(reason).or_default() += 1;
+        kinds.entry(kind(reason)).or_insert((0, reason)).0 += 1;
     }
-    let said = |(reason, times): (&str, u32)| {
-        let epochs = if times == 1 { "1 epoch was".to_owned() } else { format!("{times} epochs were") };
-        format!("{epochs} dropped from all arms: {reason}")
+    let said = |(times, example): (u32, &str)| match times {
+        1 => format!("1 epoch was dropped from all arms: {example}"),
+        times => format!("{times} epochs were dropped from all arms, one for this: {example}"),
     };
-    by_reason.into_iter().map(said).collect()
+    kinds.into_values().map(said).collect()
 }
 
 /// How the load fared on undisturbed epochs.
