@@ -109,7 +109,7 @@ fn a_soak_keeps_the_least_memory_of_each_window_of_both_sides() {
 fn an_interrupt_within_a_soak_keeps_its_whole_windows() {
     let folder = folder();
     demo_in(folder.path());
-    let args = ["validate", "bare", "bare", "--epochs", "1", "--window", "1s", "--soak", "1h"];
+    let args = ["validate", "bare", "bare", "--epochs", "1", "--window", "1s", "--soak", "8m"];
     let running = Qbench::new(folder.path(), &args).arg("--soak-window").arg("1s").spawn();
     let reports = folder.path().join("reports");
     let windows = || -> Vec<usize> {
@@ -141,4 +141,14 @@ fn a_soak_too_short_to_judge_is_refused_before_it_is_run() {
         .exits_with(0)
         .stdout_has("in each of 12 windows of 2m30s")
         .stdout_has("a reload and of a restart");
+}
+
+#[test]
+fn a_soak_of_more_windows_than_are_judged_is_refused() {
+    let folder = folder();
+    demo_in(folder.path());
+    Qbench::new(folder.path(), &["validate", "bare", "bare", "--soak", "1h", "--soak-window", "1s"])
+        .run()
+        .exits_with(2)
+        .stderr_has("at most 500 are judged");
 }

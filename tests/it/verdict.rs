@@ -59,7 +59,7 @@ fn wrong_arguments_name_themselves() {
     ] {
         verdict(args).exits_with(2).stderr_has(words);
     }
-    verdict(&["--from", "absent.json", "absent.json"]).exits_with(2).stderr_has("absent.json");
+    verdict(&["--from", "absent.json", "absent.json"]).exits_with(3).stderr_has("absent.json");
 }
 
 fn paths(folder: &Path) -> [String; 2] {
