@@ -92,8 +92,8 @@ pub struct Waiting {
 ///
 /// `epoch_sd` is that of `collect`, one arm less two; in `validate` it is two less two.
 pub fn waiting(metric: Metric, epoch_sd: f64, limit: f64, cap: u32) -> Waiting {
-    let sd = epoch_sd / 1.5_f64.sqrt();
     const SESSIONS: usize = 1000;
+    let sd = epoch_sd / 1.5_f64.sqrt();
     let (looks, mut random) = (looks(cap), Random::new(1));
     let decided = (0..SESSIONS).map(|_| {
         let changes = (0..cap).map(|_| Some(sd * random.normal())).collect();

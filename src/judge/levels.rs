@@ -68,22 +68,23 @@ pub(super) fn nominal(looks: &[u32], cap: u32, alpha: f64, spending: Spending) -
 
 /// The standard normal statistic that the last look of a session with this cap asks for.
 pub(super) fn last_critical(cap: u32, alpha: f64, spending: Spending) -> Option<f64> {
+    type Asked = (u32, f64, Spending);
     thread_local! {
-        static KNOWN: RefCell<Vec<(u32, f64, Spending, Option<f64>)>> = const { RefCell::new(Vec::new()) };
+        static KNOWN: RefCell<Vec<(Asked, Option<f64>)>> = const { RefCell::new(Vec::new()) };
     }
     KNOWN.with_borrow_mut(|known| {
-        let is_it = |one: &&(u32, f64, Spending, Option<f64>)| {
-            one.0 == cap && one.1.total_cmp(&alpha).is_eq() && one.2 == spending
+        let is_it = |(asked, _): &&(Asked, Option<f64>)| {
+            asked.0 == cap && asked.1.total_cmp(&alpha).is_eq() && asked.2 == spending
         };
         if let Some(found) = known.iter().find(is_it) {
-            return found.3;
+            return found.1;
         }
         let level = nominal(&looks(cap), cap, alpha, spending).last().copied();
         let critical = level.and_then(|level| normal::quantile(1.0 - level));
         if known.len() >= MOST_KNOWN {
             known.clear();
         }
-        known.push((cap, alpha, spending, critical));
+        known.push(((cap, alpha, spending), critical));
         critical
     })
 }

@@ -1,7 +1,7 @@
 //! Sessions with a known truth, to see how often the verdict is right.
 //!
 //! Two sources: epochs made up with a noise of a known kind, and epochs of real records drawn again with replacement.
-//! Either way a session is played through [`steer`](super::steer) and [`compare`](super::compare) as if it were being
+//! Either way a session is played through [`steer`] and [`compare`] as if it were being
 //! measured, so that what is counted are the verdicts of the program itself.
 
 use std::{collections::BTreeMap, f64::consts::TAU, time::Duration};
