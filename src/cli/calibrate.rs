@@ -62,6 +62,12 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
         let records = args.from.iter().map(|path| store::load(path)).collect::<Result<Vec<_>, _>>()?;
         (records, session::estimate_epoch(&context.load, ARMS))
     };
+    if let Some(other) = records.iter().find(|record| record.target.target != args.target) {
+        return Err(CliError::usage(
+            format!("session {} is of target {}, not {}", other.session.id, other.target.target, args.target),
+            "give records of the target that is calibrated",
+        ));
+    }
     let calibration = calibration(&records, epoch)?;
     let path = store::calibration_path(&args.folders.baselines, &args.target, &calibration.workload.name);
     store::save_calibration(&path, &calibration)?;
@@ -140,7 +146,7 @@ fn calibration(records: &[Record], epoch: Duration) -> Result<Calibration, CliEr
     }
     Ok(Calibration {
         format: RecordFormat { name: FORMAT_NAME.to_owned(), major: FORMAT_MAJOR, minor: 0 },
-        made_at: measure::new_session().1,
+        made_at: measure::now(),
         target: first.target.clone(),
         workload: first.workload.clone(),
         host: first.host.clone(),

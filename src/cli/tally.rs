@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::{CliError, ExitCode, Format};
 use crate::{
-    judge::rehearsal::Random,
     model::{
+        random::SplitMix,
         record::Ended,
         verdict::{Comparison, Metric, Verdict},
     },
@@ -74,7 +74,7 @@ impl Tally {
 }
 
 /// Plays sessions on all processors. Each has a seed of its own, so that their number decides and not their order.
-pub(super) fn of(sessions: u32, seed: u64, play: impl Fn(&mut Random) -> Comparison + Sync) -> Tally {
+pub(super) fn of(sessions: u32, seed: u64, play: impl Fn(&mut SplitMix) -> Comparison + Sync) -> Tally {
     let next = AtomicU32::new(0);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let work = || {
@@ -86,7 +86,7 @@ pub(super) fn of(sessions: u32, seed: u64, play: impl Fn(&mut Random) -> Compari
             }
             // Far apart on the generator's own path, which is one step of a fixed size a draw.
             let own = seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(u64::from(session) << 32);
-            tally.add(&play(&mut Random::new(own)));
+            tally.add(&play(&mut SplitMix::new(own)));
         }
     };
     std::thread::scope(|scope| {

@@ -67,6 +67,11 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
         std::io::Write::write_all(&mut std::io::stdout().lock(), plan.describe(&context.load).as_bytes())?;
         return Ok(ExitCode::Pass);
     }
+    if context.load.soak.is_some_and(|soak| soak.length < LONG_ENOUGH) {
+        tell(
+            "note: in its first minutes a service's memory grows as it warms up; half an hour tells growth from that",
+        );
+    }
     if let Design::Sequential { cap, .. } = design
         && cap < CAN_FAIL
     {
@@ -140,6 +145,8 @@ fn soak(length: Duration, window: Duration, load: &LoadSettings) -> Result<SoakS
     Ok(soak)
 }
 
+/// A soak that is over before caches and compilers have had their fill measures these.
+const LONG_ENOUGH: Duration = Duration::from_secs(30 * 60);
 /// With fewer epochs no signed-rank test reaches a quarter of a hundredth: 2⁻⁹ does.
 const CAN_FAIL: u32 = 9;
 /// Both sides twice.

@@ -11,9 +11,10 @@ use super::{
 use crate::{
     judge::{
         self, Question, Steering,
-        rehearsal::{self, Damage, Disturbance, Random, Truth},
+        rehearsal::{self, Damage, Disturbance, Truth},
     },
     model::{
+        random::SplitMix,
         record::{Record, Session},
         settings::{COLLECT_EPOCHS, MOST_EPOCHS, Thresholds},
     },
@@ -180,7 +181,7 @@ fn rehearse(args: &Args, thresholds: &Thresholds) -> Tally {
         session_sd: args.session_spread,
         damage: args.damage.map(Into::into),
     };
-    tally::of(args.sessions, args.seed, |random: &mut Random| match args.stored {
+    tally::of(args.sessions, args.seed, |random: &mut SplitMix| match args.stored {
         Some(sessions) => {
             let epochs = args.epochs.unwrap_or(COLLECT_EPOCHS);
             rehearsal::stored(&truth, sessions, epochs, thresholds, random)
@@ -203,7 +204,7 @@ fn resample(
         ));
     }
     let cap = args.epochs.unwrap_or(MOST_EPOCHS);
-    Ok(tally::of(sessions, args.seed, |random: &mut Random| {
+    Ok(tally::of(sessions, args.seed, |random: &mut SplitMix| {
         rehearsal::resampled(baseline, candidate, args.effect, cap, thresholds, random)
     }))
 }

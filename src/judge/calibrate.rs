@@ -8,11 +8,11 @@ use super::{
     epochs::Kept,
     levels::looks,
     reading::{at_limit, log, normalised},
-    rehearsal::Random,
 };
 use crate::{
     model::{
         calibration::Noise,
+        random::SplitMix,
         record::{ArmRole, Record},
         verdict::Metric,
     },
@@ -94,7 +94,7 @@ pub struct Waiting {
 pub fn waiting(metric: Metric, epoch_sd: f64, limit: f64, cap: u32) -> Waiting {
     const SESSIONS: usize = 1000;
     let sd = epoch_sd / 1.5_f64.sqrt();
-    let (looks, mut random) = (looks(cap), Random::new(1));
+    let (looks, mut random) = (looks(cap), SplitMix::new(1));
     let decided = (0..SESSIONS).map(|_| {
         let changes = (0..cap).map(|_| Some(sd * random.normal())).collect();
         let series = Series { changes, limit: at_limit(limit, metric) };

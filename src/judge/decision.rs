@@ -61,7 +61,7 @@ pub(super) fn passed_at(looks: &[Look], cap: u32, alpha: f64) -> Option<u32> {
     let schedule: Vec<u32> = looks.iter().map(|look| look.epochs).collect();
     let levels = nominal(&schedule, cap, alpha, OF_PASS);
     let crossed =
-        looks.iter().zip(levels.iter()).find(|(look, level)| look.is_whole && look.p_pass <= **level);
+        looks.iter().zip(levels.each.iter()).find(|(look, level)| look.is_whole && look.p_pass <= **level);
     crossed.map(|(look, _)| look.epochs)
 }
 
@@ -70,7 +70,7 @@ pub(super) fn passed_at(looks: &[Look], cap: u32, alpha: f64) -> Option<u32> {
 pub(super) fn alarmed_at(looks: &[Look], cap: u32, alpha: f64) -> Option<u32> {
     let schedule: Vec<u32> = looks.iter().map(|look| look.epochs).collect();
     let levels = nominal(&schedule, cap, alpha, OF_GUARD);
-    let crossed = looks.iter().zip(levels.iter()).find(|(look, level)| look.p_fail <= **level);
+    let crossed = looks.iter().zip(levels.each.iter()).find(|(look, level)| look.p_fail <= **level);
     crossed.map(|(look, _)| look.epochs)
 }
 
@@ -88,7 +88,8 @@ pub(super) fn failed_at(metrics: &[Vec<Look>], cap: u32, alpha: f64) -> Vec<Opti
             if open == 0 {
                 return failed;
             }
-            let level = nominal(&schedule, cap, alpha / open as f64, OF_FAIL).get(at).copied().unwrap_or(0.0);
+            let level =
+                nominal(&schedule, cap, alpha / open as f64, OF_FAIL).each.get(at).copied().unwrap_or(0.0);
             let beyond = |index: &usize| {
                 let look = metrics[*index].get(at);
                 failed[*index].is_none() && look.is_some_and(|look| look.p_fail <= level)

@@ -16,19 +16,15 @@ const MOST_SHORT: f64 = 0.10;
 const OVERLOADED: f64 = 0.50;
 
 pub(super) fn count(sides: &Sides) -> EpochCount {
-    // Both records of a session hold the same epochs.
-    let counted: Vec<&Kept> =
-        if sides.paired { sides.baseline.iter().collect() } else { sides.all().collect() };
     EpochCount {
-        measured: counted.iter().map(|kept| kept.measured as u32).sum(),
-        dropped: counted.iter().map(|kept| kept.dropped.len() as u32).sum(),
+        measured: sides.sessions().map(|kept| kept.measured as u32).sum(),
+        dropped: sides.sessions().map(|kept| kept.dropped.len() as u32).sum(),
     }
 }
 
 /// Why a session has too few undisturbed epochs to be trusted.
 pub(super) fn too_many_dropped(sides: &Sides) -> Vec<String> {
-    let each = if sides.paired { sides.baseline.iter().collect() } else { sides.all().collect::<Vec<_>>() };
-    let too_many = each.into_iter().filter(|kept| is_too_many(kept.dropped.len(), kept.measured));
+    let too_many = sides.sessions().filter(|kept| is_too_many(kept.dropped.len(), kept.measured));
     too_many
         .map(|kept| {
             format!(
@@ -42,17 +38,16 @@ pub(super) fn too_many_dropped(sides: &Sides) -> Vec<String> {
 }
 
 /// One in ten, and of a short session one.
-pub(super) fn is_too_many(dropped: usize, measured: usize) -> bool {
+fn is_too_many(dropped: usize, measured: usize) -> bool {
     dropped as f64 > (MOST_DROPPED * measured as f64).max(1.0)
 }
 
 /// What was dropped, by kind of reason.
 pub(super) fn dropped(sides: &Sides) -> Vec<String> {
-    let each = if sides.paired { sides.baseline.iter().collect() } else { sides.all().collect::<Vec<_>>() };
     // Reasons that differ in their figures alone are of one kind, and one of them stands for all.
     let kind = |reason: &str| reason.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
     let mut kinds: BTreeMap<String, (u32, &str)> = BTreeMap::new();
-    for (_, reason) in each.iter().flat_map(|kept| &kept.dropped) {
+    for (_, reason) in sides.sessions().flat_map(|kept| &kept.dropped) {
         kinds.entry(kind(reason)).or_insert((0, reason)).0 += 1;
     }
     let said = |(times, example): (u32, &str)| match times {

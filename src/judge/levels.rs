@@ -39,8 +39,16 @@ pub(super) const OF_GUARD: Spending = Spending::Pocock;
 /// How a FAIL does: a candidate that is a little beyond its limit takes all the epochs there are to be caught.
 pub(super) const OF_FAIL: Spending = Spending::Quadratic;
 
-/// One-sided nominal levels at these looks, which spend no more than `alpha` together.
-pub(super) fn nominal(looks: &[u32], cap: u32, alpha: f64, spending: Spending) -> Rc<[f64]> {
+/// What each look may spend, and what the last one asks for.
+pub(super) struct Levels {
+    /// One-sided nominal levels, one a look, which spend no more together than the alpha asked for.
+    pub(super) each: Vec<f64>,
+    /// The standard normal statistic of the last of them.
+    pub(super) last_critical: Option<f64>,
+}
+
+/// The levels at these looks of a session with this cap.
+pub(super) fn nominal(looks: &[u32], cap: u32, alpha: f64, spending: Spending) -> Rc<Levels> {
     // The same few schedules come again for every metric of every session: the integration is done once.
     thread_local! {
         static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
@@ -56,36 +64,14 @@ pub(super) fn nominal(looks: &[u32], cap: u32, alpha: f64, spending: Spending) -
             return Rc::clone(&found.levels);
         }
         let last = looks.last().copied().unwrap_or(0);
-        let levels: Rc<[f64]> =
-            sequential::nominal_levels(looks, cap.max(last), alpha, spending).unwrap_or_default().into();
+        let each = sequential::nominal_levels(looks, cap.max(last), alpha, spending).unwrap_or_default();
+        let last_critical = each.last().and_then(|level| normal::quantile(1.0 - level));
+        let levels = Rc::new(Levels { each, last_critical });
         if known.len() >= MOST_KNOWN {
             known.clear();
         }
         known.push(Known { looks: looks.to_vec(), cap, alpha, spending, levels: Rc::clone(&levels) });
         levels
-    })
-}
-
-/// The standard normal statistic that the last look of a session with this cap asks for.
-pub(super) fn last_critical(cap: u32, alpha: f64, spending: Spending) -> Option<f64> {
-    type Asked = (u32, f64, Spending);
-    thread_local! {
-        static KNOWN: RefCell<Vec<(Asked, Option<f64>)>> = const { RefCell::new(Vec::new()) };
-    }
-    KNOWN.with_borrow_mut(|known| {
-        let is_it = |(asked, _): &&(Asked, Option<f64>)| {
-            asked.0 == cap && asked.1.total_cmp(&alpha).is_eq() && asked.2 == spending
-        };
-        if let Some(found) = known.iter().find(is_it) {
-            return found.1;
-        }
-        let level = nominal(&looks(cap), cap, alpha, spending).last().copied();
-        let critical = level.and_then(|level| normal::quantile(1.0 - level));
-        if known.len() >= MOST_KNOWN {
-            known.clear();
-        }
-        known.push(((cap, alpha, spending), critical));
-        critical
     })
 }
 
@@ -97,5 +83,5 @@ struct Known {
     cap: u32,
     alpha: f64,
     spending: Spending,
-    levels: Rc<[f64]>,
+    levels: Rc<Levels>,
 }

@@ -162,6 +162,11 @@ impl<'a> Sides<'a> {
     fn all(&self) -> impl Iterator<Item = &epochs::Kept<'a>> {
         self.baseline.iter().chain(&self.candidate)
     }
+
+    /// One a session: its two records hold the same epochs.
+    fn sessions(&self) -> impl Iterator<Item = &epochs::Kept<'a>> {
+        self.baseline.iter().chain(self.candidate.iter().filter(|_| !self.paired))
+    }
 }
 
 fn conclude(sides: &Sides, comparison: &mut Comparison) {

@@ -110,7 +110,7 @@ pub(super) fn judge(sides: &Sides) -> Vec<MetricVerdict> {
 
 fn finding(test: &Test, looks: &[u32], cap: u32) -> Finding {
     let levels = nominal(looks, cap, ALPHA_PASS, OF_PASS);
-    let intervals = looks.iter().zip(levels.iter()).map(|(look, level)| {
+    let intervals = looks.iter().zip(levels.each.iter()).map(|(look, level)| {
         let values = test.series.until(*look);
         (*look, signed_rank::interval(&values, 1.0 - 2.0 * level))
     });

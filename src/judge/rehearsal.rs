@@ -4,12 +4,13 @@
 //! Either way a session is played through [`steer`] and [`compare`] as if it were being
 //! measured, so that what is counted are the verdicts of the program itself.
 
-use std::{collections::BTreeMap, f64::consts::TAU, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Question, Steering, compare, looks, reading::estimated, steer};
 use crate::model::{
     load::Precision,
     measurement::{Memory, Usage},
+    random::SplitMix,
     record::{
         ArmEpoch, ArmRole, Conditions, Design, Ended, Epoch, Fingerprint, Format, LatencySummary,
         LoadIdentity, Record, Session, WorkloadIdentity,
@@ -20,39 +21,6 @@ use crate::model::{
     units::Bytes,
     verdict::Comparison,
 };
-
-/// `SplitMix64` (Steele, Lea & Flood 2014), with what rehearsals draw from it.
-pub struct Random(u64);
-
-impl Random {
-    /// The same seed, the same numbers.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to 1, 1 excluded.
-    pub fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Of the standard normal distribution (G. E. P. Box and M. E. Muller 1958).
-    pub fn normal(&mut self) -> f64 {
-        (-2.0 * (1.0 - self.uniform()).ln()).sqrt() * (TAU * self.uniform()).cos()
-    }
-
-    /// Below a bound, which must not be 0.
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
 
 /// What made-up epochs suffer from, beside a noise of their own in every arm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +67,7 @@ pub struct Truth {
 }
 
 /// Plays one paired session with made-up epochs until it stops.
-pub fn paired(truth: &Truth, cap: u32, thresholds: &Thresholds, random: &mut Random) -> Comparison {
+pub fn paired(truth: &Truth, cap: u32, thresholds: &Thresholds, random: &mut SplitMix) -> Comparison {
     let roles = [ArmRole::Target, ArmRole::TargetAgain];
     let design = Design::Sequential { cap, budget_s: None };
     let mut baseline = empty(RuntimeKind::Docker, "rehearsed", &roles, design, thresholds);
@@ -124,7 +92,7 @@ pub fn stored(
     sessions: (u32, u32),
     epochs: u32,
     thresholds: &Thresholds,
-    random: &mut Random,
+    random: &mut SplitMix,
 ) -> Comparison {
     let mut side = |runtime, effect: f64, session_sd: f64, count: u32| -> Vec<Record> {
         let of_side = Side { runtime, effect, session_sd };
@@ -159,7 +127,7 @@ fn stored_session(
     number: u32,
     epochs: u32,
     thresholds: &Thresholds,
-    random: &mut Random,
+    random: &mut SplitMix,
 ) -> Record {
     let roles = [ArmRole::Target, ArmRole::Control, ArmRole::ControlAgain];
     let id = format!("{}-{number}", side.runtime);
@@ -189,7 +157,7 @@ pub fn resampled(
     shift: f64,
     cap: u32,
     thresholds: &Thresholds,
-    random: &mut Random,
+    random: &mut SplitMix,
 ) -> Comparison {
     // Once for all the sessions that are drawn.
     let (from, to) = (estimated(std::slice::from_ref(baseline)), estimated(std::slice::from_ref(candidate)));
@@ -261,7 +229,7 @@ struct Maker<'a> {
     truth: &'a Truth,
     arm_sd: f64,
     drift: f64,
-    random: &'a mut Random,
+    random: &'a mut SplitMix,
 }
 
 /// How often a spike comes.
@@ -270,7 +238,7 @@ const SPIKE_CHANCE: f64 = 0.10;
 const LARGEST_SPIKE: f64 = 0.40;
 
 impl<'a> Maker<'a> {
-    fn new(truth: &'a Truth, arm: f64, random: &'a mut Random) -> Self {
+    fn new(truth: &'a Truth, arm: f64, random: &'a mut SplitMix) -> Self {
         Self { truth, arm_sd: truth.epoch_sd * arm, drift: 0.0, random }
     }
 
@@ -291,17 +259,17 @@ impl<'a> Maker<'a> {
                 }
             }
             Disturbance::SharedSpikes => {
-                if self.random.uniform() < SPIKE_CHANCE {
-                    let spike = LARGEST_SPIKE * self.random.uniform();
+                if self.random.next_unit() < SPIKE_CHANCE {
+                    let spike = LARGEST_SPIKE * self.random.next_unit();
                     for log in &mut logs {
-                        *log += spike * (0.8 + 0.4 * self.random.uniform());
+                        *log += spike * (0.8 + 0.4 * self.random.next_unit());
                     }
                 }
             }
             Disturbance::OneSidedSpikes => {
                 for log in &mut logs {
-                    if self.random.uniform() < SPIKE_CHANCE {
-                        *log += LARGEST_SPIKE * self.random.uniform();
+                    if self.random.next_unit() < SPIKE_CHANCE {
+                        *log += LARGEST_SPIKE * self.random.next_unit();
                     }
                 }
             }
@@ -380,7 +348,7 @@ fn epoch(index: u32, arms: BTreeMap<ArmRole, ArmEpoch>) -> Epoch {
     Epoch { index, order: Vec::new(), conditions: Conditions::default(), arms }
 }
 
-fn spoil(baseline: &mut Record, candidate: &mut Record, damage: Damage, random: &mut Random) {
+fn spoil(baseline: &mut Record, candidate: &mut Record, damage: Damage, random: &mut SplitMix) {
     let epochs = candidate.epochs.len();
     if epochs == 0 {
         return;

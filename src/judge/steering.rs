@@ -2,7 +2,7 @@
 
 use super::{
     ALPHA_FAIL, ALPHA_PASS, Sides, count, guards,
-    levels::{OF_FAIL, OF_PASS, last_critical, looks},
+    levels::{OF_FAIL, OF_PASS, looks, nominal},
     noise, overall,
     paired::{self, Test, Tests},
     reading::estimated,
@@ -50,16 +50,15 @@ pub fn steer(baseline: &Record, candidate: &Record, thresholds: &Thresholds) -> 
     if !noise::distrust(&sides).is_empty() {
         return Steering::Stop(Ended::Untrusted);
     }
-    let tests = Tests::of(&sides);
-    let verdict = if guards::load(&sides).overloaded { Verdict::Fail } else { standing(&sides, &tests) };
-    // What could not stand as a PASS yet is not one to stop for.
-    let holds = noise::is_guarded(&sides)
-        && !guards::load(&sides).short
-        && guards::too_many_dropped(&sides).is_empty();
+    let (tests, load) = (Tests::of(&sides), guards::load(&sides));
+    let verdict = if load.overloaded { Verdict::Fail } else { standing(&sides, &tests) };
+    // What could not stand as a PASS is not one to stop for.
+    let stands = noise::is_guarded(&sides) && !load.short && guards::too_many_dropped(&sides).is_empty();
     match verdict {
-        Verdict::Pass if !holds && epochs < cap => Steering::GoOn,
-        Verdict::Pass | Verdict::Fail => Steering::Stop(Ended::Decided),
+        Verdict::Fail => Steering::Stop(Ended::Decided),
+        Verdict::Pass if stands => Steering::Stop(Ended::Decided),
         _ if epochs == cap => Steering::Stop(Ended::AllMeasured),
+        Verdict::Pass => Steering::GoOn,
         _ if is_futile(&tests, epochs, cap) => Steering::Stop(Ended::Futile),
         _ => Steering::GoOn,
     }
@@ -78,9 +77,10 @@ fn is_futile(tests: &Tests, epochs: u32, cap: u32) -> bool {
         return false;
     }
     let critical: Vec<&Test> = tests.metrics.iter().filter(|test| test.critical).collect();
+    let looks = looks(cap);
     let (Some(to_pass), Some(to_fail)) = (
-        last_critical(cap, ALPHA_PASS, OF_PASS),
-        last_critical(cap, ALPHA_FAIL / critical.len().max(1) as f64, OF_FAIL),
+        nominal(&looks, cap, ALPHA_PASS, OF_PASS).last_critical,
+        nominal(&looks, cap, ALPHA_FAIL / critical.len().max(1) as f64, OF_FAIL).last_critical,
     ) else {
         return false;
     };

@@ -25,11 +25,11 @@ use crate::{
 
 /// Assumed of a time's change against the control from session to session, as a standard deviation of its logarithm,
 /// where nothing better is known: the largest that the promise is checked for.
-pub(super) const ASSUMED_SPREAD: f64 = 0.04;
+const ASSUMED_SPREAD: f64 = 0.04;
 /// Likewise of memory, which no session's speed touches.
-pub(super) const ASSUMED_MEMORY_SPREAD: f64 = 0.02;
-/// The largest probability of a PASS at the limit that is asked for here: less than [`super::ALPHA_PASS`], so that where sessions
-/// vary by the assumed spread a candidate 2% beyond its limit passes at most once in a hundred times as well.
+const ASSUMED_MEMORY_SPREAD: f64 = 0.02;
+/// The largest probability of a PASS at the limit that is asked for here: less than [`super::ALPHA_PASS`], so that where
+/// sessions vary by the assumed spread a candidate 2% beyond its limit passes at most once in a hundred times as well.
 const ALPHA_PASS_STORED: f64 = 0.0185;
 /// Fewer sessions of a side, and Student's t says nothing that anyone could use.
 const LEAST_SESSIONS: usize = 3;
@@ -52,7 +52,7 @@ struct Sample {
     variance: Option<f64>,
     /// The deviation from session to session that is fixed in advance.
     fixed: f64,
-    is_calibrated: bool,
+    fixed_by: SpreadSource,
 }
 
 pub(super) fn judge(sides: &Sides) -> Vec<MetricVerdict> {
@@ -108,7 +108,7 @@ impl Sample {
             sessions,
             centres,
             fixed: bound.unwrap_or(assumed),
-            is_calibrated: bound.is_some(),
+            fixed_by: bound.map_or(SpreadSource::Assumed, |_| SpreadSource::Calibration),
         }
     }
 
@@ -120,9 +120,12 @@ impl Sample {
         self.sessions.iter().map(Vec::len).sum()
     }
 
-    /// Fixed in advance, and no less than what is seen.
-    fn spread(&self) -> f64 {
-        self.fixed.max(self.variance.unwrap_or(0.0).sqrt())
+    /// Fixed in advance, and no less than what is seen; with where it comes from.
+    fn spread(&self) -> (f64, SpreadSource) {
+        match self.variance.map(f64::sqrt).filter(|seen| *seen > self.fixed) {
+            Some(seen) => (seen, SpreadSource::Sessions),
+            None => (self.fixed, self.fixed_by),
+        }
     }
 }
 
@@ -163,16 +166,15 @@ impl Samples {
         })
     }
 
-    /// The spread told beside the interval, and where it comes from.
+    /// The spread told beside the interval, the larger of the two sides' where these are fixed in advance.
     fn spread(&self) -> (f64, SpreadSource) {
         let (from, to) = (&self.baseline, &self.candidate);
         if self.of_sessions().is_some() {
             let seen = |sample: &Sample| sample.variance.unwrap_or(0.0);
             return (f64::midpoint(seen(from), seen(to)).sqrt(), SpreadSource::Sessions);
         }
-        let is_calibrated = from.is_calibrated && to.is_calibrated;
-        let source = if is_calibrated { SpreadSource::Calibration } else { SpreadSource::Assumed };
-        (from.spread().max(to.spread()), source)
+        let (from, to) = (from.spread(), to.spread());
+        if from.0 > to.0 { from } else { to }
     }
 
     /// The shift from baseline to candidate, with `alpha` left out at each end.
@@ -201,7 +203,7 @@ impl Samples {
             )
         })?;
         let z = normal::quantile(1.0 - alpha).ok_or("the level is no probability")?;
-        let of_side = |sample: &Sample| sample.spread().powi(2) / sample.count();
+        let of_side = |sample: &Sample| sample.spread().0.powi(2) / sample.count();
         let reach = z * (of_side(&self.baseline) + of_side(&self.candidate)).sqrt();
         Ok(Interval {
             low: ranked.estimate - (ranked.estimate - ranked.low).hypot(reach),

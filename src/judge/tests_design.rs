@@ -233,6 +233,11 @@ fn a_calibration_narrows_it() {
     assert_eq!(comparison.verdict, Verdict::Pass, "{:?}", comparison.reasons);
     let Basis::Stored { spread_from, .. } = basis(&comparison, Metric::P50) else { panic!() };
     assert_eq!(*spread_from, SpreadSource::Calibration);
+    // Of one side only: the other's is assumed, and is the larger one.
+    let question = Question { calibrations: [Some(&calm), None], ..question };
+    let comparison = compare(&question);
+    let Basis::Stored { spread, spread_from, .. } = basis(&comparison, Metric::P50) else { panic!() };
+    assert_eq!((*spread, *spread_from), (0.04, SpreadSource::Assumed));
 }
 
 fn sessions(runtime: RuntimeKind, factors: &[f64]) -> Vec<Record> {
@@ -273,8 +278,8 @@ fn a_single_session_is_not_taken_on_the_others_word() {
     assert_eq!((*spread, *spread_from), (0.04, SpreadSource::Assumed));
     // Too few to estimate from, and yet they differ by more than is assumed.
     let wild = judged(&sessions(RuntimeKind::Docker, &[0.8, 1.2]), &sessions(RuntimeKind::Pm2, &[1.0, 1.0]));
-    let Basis::Stored { spread, .. } = basis(&wild, Metric::P50) else { panic!() };
-    assert!(*spread > 0.2, "{spread}");
+    let Basis::Stored { spread, spread_from, .. } = basis(&wild, Metric::P50) else { panic!() };
+    assert!(*spread > 0.2 && *spread_from == SpreadSource::Sessions, "{spread} {spread_from:?}");
 }
 
 #[test]

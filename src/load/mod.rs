@@ -27,7 +27,6 @@ mod gaps;
 mod http1;
 mod pace;
 mod prepare;
-mod random;
 mod recorder;
 mod rotation;
 pub mod saturation;

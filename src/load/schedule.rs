@@ -5,8 +5,11 @@
 
 use std::{f64::consts::TAU, iter::Peekable, sync::Arc, time::Duration};
 
-use super::{Slot, prepare::Load, random::SplitMix};
-use crate::model::load::{Arrivals, Pacing, Shape, Stage};
+use super::{Slot, prepare::Load};
+use crate::model::{
+    load::{Arrivals, Pacing, Shape, Stage},
+    random::SplitMix,
+};
 
 /// A request wanted at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

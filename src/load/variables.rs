@@ -5,8 +5,10 @@
 
 use std::{borrow::Cow, collections::BTreeMap, io::Write as _};
 
-use super::random::SplitMix;
-use crate::model::request::{RowOrder, VariableSource, Variables, is_variable_name, placeholders};
+use crate::model::{
+    random::SplitMix,
+    request::{RowOrder, VariableSource, Variables, is_variable_name, placeholders},
+};
 
 /// Variables, checked and laid out so that a value is found without a search.
 #[derive(Debug, Default)]
@@ -217,10 +219,10 @@ impl Count {
     /// in an interval", 2019).
     fn drawn(self, stream: u64, arrival: u64) -> u64 {
         // A generator for each arrival: a second draw is then not the first one of the next arrival.
-        let mut random = SplitMix::new(SplitMix::new(stream.wrapping_add(arrival)).next());
-        let Some(count) = self.0 else { return random.next() };
+        let mut random = SplitMix::new(SplitMix::new(stream.wrapping_add(arrival)).next_u64());
+        let Some(count) = self.0 else { return random.next_u64() };
         loop {
-            let product = u128::from(random.next()) * u128::from(count);
+            let product = u128::from(random.next_u64()) * u128::from(count);
             // Below `count` the exact bound must be known, which takes a division: most often it need not.
             let low = product as u64;
             if low >= count || low >= count.wrapping_neg() % count {
@@ -234,7 +236,8 @@ impl Count {
 fn stream<'n>(seed: u64, names: impl IntoIterator<Item = &'n str>) -> u64 {
     // A byte that no name has ends each.
     let bytes = names.into_iter().flat_map(|name| name.bytes().chain([0]));
-    bytes.fold(SplitMix::new(seed).next(), |state, byte| SplitMix::new(state ^ u64::from(byte)).next())
+    bytes
+        .fold(SplitMix::new(seed).next_u64(), |state, byte| SplitMix::new(state ^ u64::from(byte)).next_u64())
 }
 
 /// What a header's value may hold (RFC 9110, section 5.5): no control characters but tabs.

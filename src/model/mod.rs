@@ -10,6 +10,7 @@ pub mod load;
 pub mod load_report;
 pub mod measurement;
 pub mod process;
+pub mod random;
 pub mod record;
 pub mod request;
 pub mod sample;

@@ -8,6 +8,7 @@ use super::throughput;
 use crate::{
     load::Slot,
     model::{
+        random::SplitMix,
         record::{ArmRole, Design},
         settings::{COLLECT_EPOCHS, LoadSettings, SoakSettings},
         target::Target,
@@ -145,7 +146,7 @@ impl Plan {
         load: &LoadSettings,
         design: Design,
     ) -> Self {
-        let mut random = SplitMix64(seed);
+        let mut random = SplitMix::new(seed);
         let epochs = (0..epochs_of(design))
             .map(|index| PlannedEpoch {
                 index,
@@ -264,35 +265,13 @@ fn role_name(role: ArmRole) -> &'static str {
 
 /// Rounds of one slot per arm, each round in an order of its own: every arm gets the same number of slots, and
 /// none always follows the same other.
-fn slots(random: &mut SplitMix64, arms: usize, total: Duration, slot: Duration) -> Vec<Slot> {
+fn slots(random: &mut SplitMix, arms: usize, total: Duration, slot: Duration) -> Vec<Slot> {
     if total.is_zero() {
         return Vec::new();
     }
     let per_round = slot.as_secs_f64() * arms as f64;
     let rounds = (total.as_secs_f64() / per_round).round().max(1.0) as usize;
     (0..rounds).flat_map(|_| random.permutation(arms)).map(|lane| Slot { lane, length: slot }).collect()
-}
-
-/// `SplitMix64` (Steele, Lea & Flood 2014): small, and good enough to shuffle a handful of arms.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Fisher–Yates. The bias of the remainder is below 2⁻⁵⁰ for so few arms.
-    fn permutation(&mut self, length: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..length).collect();
-        for at in (1..length).rev() {
-            order.swap(at, (self.next() % (at as u64 + 1)) as usize);
-        }
-        order
-    }
 }
 
 #[cfg(test)]
