@@ -1,11 +1,13 @@
-//! The keys of an app in an ecosystem file: their names, their aliases, and which of them only PM2 acts on.
+//! The keys of an app in an ecosystem file: their names and aliases.
+//!
+//! Deliberately absent: what they mean, and which runtime acts on which, which is `app_notes`' business.
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-/// The keys PM2 7 knows, but for `env_NAME`.
-pub(super) const KNOWN: [&str; 61] = [
+/// The keys PM2 7 knows, but for `env_NAME`, and our own.
+pub(super) const KNOWN: [&str; 65] = [
     "script",
     "name",
     "name_prefix",
@@ -67,26 +69,10 @@ pub(super) const KNOWN: [&str; 61] = [
     "kill_retry_time",
     "io",
     "install_url",
-];
-
-/// Keys that change what a running app does and that only PM2 acts on.
-const ONLY_PM2: [&str; 16] = [
-    "append_env_to_name",
-    "autorestart",
-    "autostart",
-    "cron_restart",
-    "filter_env",
-    "gid",
-    "install_url",
-    "kill_retry_time",
-    "max_memory_restart",
-    "name_prefix",
-    "shutdown_with_message",
-    "stop_exit_codes",
-    "treekill",
-    "uid",
-    "wait_ready",
-    "watch",
+    "username",
+    "windowsHide",
+    "write",
+    "qbench",
 ];
 
 /// The name used here for a key: PM2 takes several spellings of most of its keys.
@@ -120,25 +106,6 @@ pub(super) fn canonical(key: &str) -> Cow<'_, str> {
     if KNOWN.contains(&snake.as_str()) { Cow::Owned(snake) } else { Cow::Borrowed(key) }
 }
 
-/// The keys of an app that change its behaviour and that only PM2 acts on, as far as they ask for anything.
-pub(super) fn not_applied(keys: &Map<String, Value>) -> Vec<String> {
-    keys.iter()
-        .filter(|(key, value)| ONLY_PM2.contains(&key.as_str()) && asks(key, value))
-        .map(|(key, _)| key.clone())
-        .collect()
-}
-
-fn asks(key: &str, value: &Value) -> bool {
-    match (key, value) {
-        // These are on unless they are turned off.
-        ("autorestart" | "autostart" | "treekill", value) => *value == Value::Bool(false),
-        (_, Value::Null | Value::Bool(false)) => false,
-        (_, Value::Array(list)) => !list.is_empty(),
-        (_, Value::String(text)) => !text.is_empty(),
-        _ => true,
-    }
-}
-
 /// Keys that PM2 itself knows nothing of, most likely misspelt.
 pub(super) fn unknown(keys: &Map<String, Value>) -> impl Iterator<Item = &str> {
     keys.keys().map(String::as_str).filter(|key| !KNOWN.contains(key) && !key.starts_with("env_"))
@@ -154,18 +121,11 @@ mod tests {
         assert_eq!(canonical("cmd"), "script");
         assert_eq!(canonical("env_PROD"), "env_PROD");
         assert_eq!(canonical("madeUp"), "madeUp");
-        assert!(ONLY_PM2.iter().all(|key| KNOWN.contains(key)));
     }
 
     #[test]
-    fn a_key_that_asks_for_nothing_is_no_difference() {
-        let keys = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
-        let quiet =
-            r#"{"watch": false, "autorestart": true, "wait_ready": null, "kill_timeout": 5, "uid": ""}"#;
-        assert!(not_applied(&keys(quiet)).is_empty());
-        let loud =
-            keys(r#"{"watch": ["src"], "autorestart": false, "max_memory_restart": "1G", "wathc": true}"#);
-        assert_eq!(not_applied(&loud), ["watch", "autorestart", "max_memory_restart"]);
-        assert_eq!(unknown(&loud).collect::<Vec<_>>(), ["wathc"]);
+    fn a_misspelt_key_is_unknown() {
+        let keys = serde_json::from_str(r#"{"watch": 1, "wathc": 1, "env_x": 1, "qbench": 1}"#).unwrap();
+        assert_eq!(unknown(&keys).collect::<Vec<_>>(), ["wathc"]);
     }
 }

@@ -1,6 +1,9 @@
 //! Which program runs an app, with which arguments.
 
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use super::{
     app::within,
@@ -81,7 +84,10 @@ fn script(
     }
     on_path(declared).ok_or_else(|| {
         let app = &values.block.name;
-        let hint = if declared.contains('/') || Path::new(declared).extension().is_some() {
+        let hint = if declared == "serve" {
+            "PM2 has a file server under this name, and only PM2 has it; install one, for example `npm install -g serve`"
+                .to_owned()
+        } else if declared.contains('/') || Path::new(declared).extension().is_some() {
             format!("it is looked for at {}; build it first, or correct `script` or `cwd`", path.display())
         } else {
             format!("there is neither {} nor a program of that name on PATH", path.display())
@@ -100,9 +106,14 @@ fn interpreter(
     match values.text("interpreter")? {
         Some("none") => return Ok(None),
         Some(name) if name.starts_with("node@") => {
-            return Err(values
-                .error(format!("interpreter `{name}` of app `{app}` is one that only PM2 with nvm can find"))
-                .help("give the path of that `node` program instead"));
+            let found = env::var_os("NVM_DIR").and_then(|folder| of_nvm(Path::new(&folder), name));
+            let message =
+                || format!("interpreter `{name}` of app `{app}` is not among those that nvm has installed");
+            return found.map(Some).ok_or_else(|| {
+                values
+                    .error(message())
+                    .help("install it with nvm, whose folder NVM_DIR names, or give the path of that `node` program")
+            });
         }
         Some(name) => return Ok(Some(name.to_owned())),
         None => {}
@@ -134,9 +145,37 @@ fn interpreter(
     Ok(Some(name.to_owned()))
 }
 
+/// The version of Node that nvm keeps under that name.
+fn of_nvm(folder: &Path, name: &str) -> Option<String> {
+    let version =
+        name.strip_prefix("node@").filter(|version| !version.is_empty() && !version.contains('/'))?;
+    let node = folder.join(format!("versions/node/v{version}/bin/node"));
+    is_executable(&node).then(|| node.to_str().map(str::to_owned))?
+}
+
 fn missing(values: &Values<'_>, interpreter: &str) -> ConfigError {
     let app = &values.block.name;
     values
         .error(format!("interpreter `{interpreter}` of app `{app}` is not installed"))
         .help(format!("install `{interpreter}` so that it is on PATH, or set `interpreter` to its path"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_version_of_node_is_found_where_nvm_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let bin = folder.path().join("versions/node/v20.1.0/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::write(bin.join("node"), "").unwrap();
+        fs::set_permissions(bin.join("node"), fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(of_nvm(folder.path(), "node@20.1.0"), bin.join("node").to_str().map(str::to_owned));
+        for absent in ["node@20", "node@", "node@../../x", "node"] {
+            assert_eq!(of_nvm(folder.path(), absent), None, "{absent}");
+        }
+    }
 }

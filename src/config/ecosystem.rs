@@ -8,10 +8,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
+    app::environments,
     app_keys::{self, canonical},
-    error::ConfigError,
+    app_notes::of_root,
+    error::{ConfigError, listed},
     javascript,
     source::Source,
+    spelling::nearest,
 };
 
 /// Deeper nesting is no configuration.
@@ -28,8 +31,37 @@ pub(super) struct Block {
     pub raw: Map<String, Value>,
 }
 
+/// A file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Ecosystem {
+    /// Its apps, at least one.
+    pub blocks: Vec<Block>,
+    /// `deploy`, of which the variables count.
+    pub deploy: Option<Value>,
+    /// What the user should know of the rest.
+    pub notes: Vec<String>,
+}
+
+impl Ecosystem {
+    /// Refuses an environment that no app has a block for: what is wrong, and what to do.
+    pub(super) fn check_environment(&self, name: &str, file: &str) -> Result<(), (String, String)> {
+        let mut known: Vec<&str> = self.blocks.iter().flat_map(environments).collect();
+        known.sort_unstable();
+        known.dedup();
+        if known.contains(&name) {
+            return Ok(());
+        }
+        let hint = match (nearest(name, known.iter().copied()), known.is_empty()) {
+            (Some(meant), _) => format!("did you mean \"{meant}\"?"),
+            (None, true) => format!("no app of {file} has an `env_…` block; leave `environment` out"),
+            (None, false) => format!("it has {}", listed(known.iter().copied())),
+        };
+        Err((format!("no app of {file} has an `env_{name}`"), hint))
+    }
+}
+
 /// Reads the apps of a file; `shown_as` is its name for messages, and leads to it.
-pub(super) fn read(shown_as: &Path) -> Result<Vec<Block>, ConfigError> {
+pub(super) fn read(shown_as: &Path) -> Result<Ecosystem, ConfigError> {
     let extension = shown_as.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let source = Source::read(shown_as)?;
     let root = match extension {
@@ -44,7 +76,13 @@ pub(super) fn read(shown_as: &Path) -> Result<Vec<Block>, ConfigError> {
             .help("they end in .json, .yaml, .yml, .config.js or .config.cjs"));
         }
     };
-    blocks(root, shown_as)
+    let (mut deploy, mut notes) = (None, Vec::new());
+    if let Some(object) = root.as_object().filter(|object| !object.contains_key("script")) {
+        let file = shown_as.file_name().unwrap_or_default().display().to_string();
+        notes = of_root(object, &file);
+        deploy = object.get("deploy").cloned();
+    }
+    Ok(Ecosystem { blocks: blocks(root, shown_as)?, deploy, notes })
 }
 
 fn json5(source: &Source) -> Result<Value, ConfigError> {
@@ -104,7 +142,8 @@ pub(super) fn known_words() -> Vec<&'static str> {
     ["apps", "deploy", "pm2"].into_iter().chain(app_keys::KNOWN).filter(|key| *key != "env").collect()
 }
 
-fn blocks(root: Value, shown_as: &Path) -> Result<Vec<Block>, ConfigError> {
+/// The apps in what a file says.
+pub(super) fn blocks(root: Value, shown_as: &Path) -> Result<Vec<Block>, ConfigError> {
     let wrong = |message: &str| {
         ConfigError::new(message)
             .in_file(shown_as)
@@ -181,7 +220,7 @@ mod tests {
 
     fn names(name: &str, text: &str) -> Result<Vec<String>, ConfigError> {
         let (_folder, path) = written(name, text);
-        read(&path).map(|blocks| blocks.into_iter().map(|block| block.name).collect())
+        read(&path).map(|file| file.blocks.into_iter().map(|block| block.name).collect())
     }
 
     #[test]

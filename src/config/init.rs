@@ -49,7 +49,7 @@ pub fn propose(dir: &Path) -> Result<Proposal, ConfigError> {
     }
     let first = |names: &[&'static str]| names.iter().copied().find(|name| dir.join(name).is_file());
     let ecosystem = first(&ECOSYSTEM_FILES)
-        .map(|name| ecosystem::read(&shown(dir, name)).map(|blocks| (name, blocks)))
+        .map(|name| ecosystem::read(&shown(dir, name)).map(|file| (name, file.blocks)))
         .transpose()?;
     let compose = first(&COMPOSE_FILES)
         .map(|name| compose::read(&shown(dir, name)).map(|services| (name, services)))

@@ -9,9 +9,15 @@
 pub mod init;
 pub mod scenario;
 
+mod accounts;
 mod app;
+mod app_additions;
+mod app_cron;
 mod app_keys;
+mod app_logs;
+mod app_notes;
 mod app_program;
+mod app_user;
 mod app_values;
 mod checks;
 mod compose;
@@ -31,6 +37,14 @@ mod variables;
 mod workload;
 
 #[cfg(test)]
+mod app_additions_tests;
+#[cfg(test)]
+mod app_fuzz_tests;
+#[cfg(test)]
+mod app_supervision_tests;
+#[cfg(test)]
+mod app_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
@@ -41,7 +55,7 @@ use crate::model::{
     request::{Request, Variables},
     settings::{LoadSettings, Thresholds},
     target::Target,
-    workload::Workload,
+    workload::{App, Workload},
 };
 
 /// A `qbench.toml`, resolved.
@@ -118,6 +132,51 @@ pub fn requests_file(path: &Path) -> Result<(Vec<Request>, Variables), ConfigErr
         return Err(root.error("the file has no request").help("add a `[[request]]` with `path = \"/\"`"));
     }
     Ok((requests, variables))
+}
+
+/// The apps of an ecosystem file.
+#[derive(Clone, Debug)]
+pub struct EcosystemApps {
+    /// In the order of the file.
+    pub apps: Vec<App>,
+    /// What the user should know and that stops nothing.
+    pub notes: Vec<String>,
+}
+
+/// Reads an ecosystem file for itself, without a `qbench.toml`; `environment` chooses the `env_NAME` blocks.
+/// `own_executable` is what an app's script `qbench` means.
+///
+/// # Errors
+/// [`ConfigError`] at the first thing that does not fit.
+pub fn ecosystem_apps(
+    path: &Path,
+    environment: Option<&str>,
+    own_executable: &Path,
+) -> Result<EcosystemApps, ConfigError> {
+    let file = ecosystem::read(path)?;
+    if let Some(name) = environment {
+        let shown_as = path.file_name().unwrap_or_default().display().to_string();
+        file.check_environment(name, &shown_as)
+            .map_err(|(message, hint)| ConfigError::new(message).help(hint))?;
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = std::path::absolute(folder).map_err(|error| {
+        ConfigError::new(format!("the folder of {} has no path: {error}", path.display()))
+    })?;
+    let surroundings = app::Surroundings {
+        shown_as: path,
+        folder: &folder,
+        environment,
+        deploy: file.deploy.as_ref(),
+        own_executable,
+    };
+    let (mut apps, mut notes) = (Vec::new(), file.notes);
+    for block in &file.blocks {
+        let (app, warnings) = app::resolve(block, &surroundings)?;
+        apps.push(app);
+        notes.extend(warnings);
+    }
+    Ok(EcosystemApps { apps, notes })
 }
 
 /// What may be shown of a line that cannot be parsed: the keys qbench knows, but for those of secrets.

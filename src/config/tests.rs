@@ -116,7 +116,9 @@ fn a_good_file_is_resolved_whole() {
     assert_eq!(
         config.notes,
         [
-            "app `worker` has `watch`, which only PM2 acts on; bare and builtin do not",
+            "app `worker` has `watch`, which is not supported by the built-in supervisor, nor by bare, because a \
+             restart at every change of a file would catch deployments half-way; reload the app once its files \
+             are in place; while developing, set `node_args` to \"--watch\"",
             "app `other` of ecosystem.json is in no [[service]] and is not run"
         ]
     );

@@ -7,10 +7,10 @@ use std::{
 
 use super::{
     app::{self, Surroundings},
-    compose,
+    app_notes, compose,
     digest::sha256,
     document::{Field, Section},
-    ecosystem::{self, Block},
+    ecosystem::{self, Ecosystem},
     error::{ConfigError, listed},
     names::{check_file_name, is_variable},
     requests,
@@ -31,7 +31,7 @@ const LARGEST_FILE_BYTES: u64 = 1 << 20;
 
 /// What the workload's own files say.
 struct Files {
-    ecosystem: Option<(PathBuf, Vec<Block>)>,
+    ecosystem: Option<(PathBuf, Ecosystem)>,
     compose: Option<(PathBuf, Vec<compose::Declared>)>,
     environment: Option<String>,
 }
@@ -109,23 +109,13 @@ fn files(section: &Section<'_, '_>) -> Result<Files, ConfigError> {
     }
     let environment = section.optional("environment", |field| {
         let name = field.text()?;
-        let Some((path, blocks)) = &ecosystem else {
+        let Some((path, file)) = &ecosystem else {
             return Err(field
                 .key_error("`environment` chooses a block of an ecosystem file, and there is none")
                 .help("add `ecosystem = \"ecosystem.json\"`, or leave `environment` out"));
         };
-        let mut known: Vec<&str> = blocks.iter().flat_map(app::environments).collect();
-        known.sort_unstable();
-        known.dedup();
-        if !known.contains(&name) {
-            let file = path.file_name().unwrap_or_default().display();
-            let hint = match (nearest(name, known.iter().copied()), known.is_empty()) {
-                (Some(meant), _) => format!("did you mean \"{meant}\"?"),
-                (None, true) => format!("no app of {file} has an `env_…` block; leave `environment` out"),
-                (None, false) => format!("it has {}", listed(known.iter().copied())),
-            };
-            return Err(field.error(format!("no app of {file} has an `env_{name}`")).help(hint));
-        }
+        let shown_as = path.file_name().unwrap_or_default().display().to_string();
+        file.check_environment(name, &shown_as).map_err(|(message, hint)| field.error(message).help(hint))?;
         Ok(name.to_owned())
     })?;
     Ok(Files { ecosystem, compose, environment })
@@ -167,19 +157,21 @@ fn service(
     let http = http(section, request_files)?;
     let app = match &files.ecosystem {
         None => None,
-        Some((path, blocks)) => {
+        Some((path, file)) => {
             let shown_as = shown(section_folder(&name_field), folder, path);
-            let block = app::find(blocks, name).map_err(|(message, hint)| {
+            let block = app::find(&file.blocks, name).map_err(|(message, hint)| {
                 name_field.error(format!("{message} in {}", shown_as.display())).help(hint)
             })?;
             let surroundings = Surroundings {
                 shown_as: &shown_as,
                 folder: path.parent().unwrap_or(folder),
                 environment: files.environment.as_deref(),
+                deploy: file.deploy.as_ref(),
                 own_executable,
             };
             let (app, warnings) = app::resolve(block, &surroundings)?;
             notes.extend(warnings);
+            notes.extend(app_notes::on_bare(&app));
             Some(app)
         }
     };
@@ -337,8 +329,9 @@ fn first_port(section: &Section<'_, '_>, services: &[Service]) -> Result<Option<
 }
 
 fn note_unused_apps(files: &Files, services: &[Service], notes: &mut Vec<String>) {
-    let Some((path, blocks)) = &files.ecosystem else { return };
-    for block in blocks {
+    let Some((path, file)) = &files.ecosystem else { return };
+    notes.extend(file.notes.iter().cloned());
+    for block in &file.blocks {
         if !services.iter().any(|service| service.name == block.name) {
             notes.push(format!(
                 "app `{}` of {} is in no [[service]] and is not run",

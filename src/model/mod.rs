@@ -16,6 +16,7 @@ pub mod request;
 pub mod sample;
 pub mod scenario;
 pub mod settings;
+pub mod supervision;
 pub mod target;
 pub mod units;
 pub mod verdict;

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::request::{Request, Variables};
+use super::{
+    request::{Request, Variables},
+    supervision::{Additions, FilterEnv, Logs, Restart, Stop, User},
+};
 
 /// A workload with every file read and every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +99,10 @@ pub enum ExecMode {
 /// An app of an ecosystem file, with PM2's defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct App {
+    /// Its name, with the chosen environment appended where the file asks for that.
+    pub name: String,
+    /// The group it belongs to; PM2's default is `default`.
+    pub namespace: String,
     /// The program to execute, absolute: the interpreter for a script, else the script itself.
     pub program: PathBuf,
     /// Its arguments: interpreter arguments, the script, the script's arguments.
@@ -106,30 +113,89 @@ pub struct App {
     pub is_binary: bool,
     /// The working folder, absolute.
     pub cwd: PathBuf,
-    /// `env` with the chosen `env_NAME` merged over it.
+    /// `env` with `port` and the chosen `env_NAME` merged over it.
     pub env: BTreeMap<String, String>,
+    /// What it does not get of the environment that its supervisor has.
+    pub filter_env: FilterEnv,
+    /// What `PORT` of `env` says, where that is a port.
+    pub port: Option<u16>,
     /// Processes to run.
     pub instances: u32,
     /// Fork or cluster.
     pub exec_mode: ExecMode,
     /// Tells a process which instance it is; PM2's default is `NODE_APP_INSTANCE`.
     pub instance_variable: String,
-    /// From SIGINT to SIGKILL; PM2's default is 1600 ms.
-    pub kill_timeout: Duration,
+    /// A variable of `env`, there a whole number, that each instance gets with its own number added.
+    pub increment_variable: Option<String>,
+    /// As whom it runs; as its supervisor when absent.
+    pub user: Option<User>,
+    /// Whether starting everything starts it; PM2's default is yes.
+    pub autostart: bool,
+    /// A new process counts as ready once it has sent `"ready"` over its IPC channel.
+    pub wait_ready: bool,
     /// How long a start may take; PM2's default is 3000 ms.
     pub listen_timeout: Duration,
-    /// The pause before a restart.
-    pub restart_delay: Duration,
-    /// First pause of a growing backoff, when set.
-    pub exp_backoff_restart_delay: Option<Duration>,
-    /// A process that lived shorter than this was unstable; PM2's default is 1000 ms.
-    pub min_uptime: Duration,
-    /// Unstable restarts before giving up; PM2's default is 16.
-    pub max_restarts: u32,
+    /// How it is told to end.
+    pub stop: Stop,
+    /// What follows when it ends by itself.
+    pub restart: Restart,
+    /// Where its output goes.
+    pub logs: Logs,
+    /// What it asks for beyond PM2.
+    pub additions: Additions,
     /// The app's block of the ecosystem file as read, for PM2, which understands keys that we do not.
     pub raw: serde_json::Map<String, serde_json::Value>,
-    /// Keys of the file that bare and builtin do not act on.
+    /// Keys of the file that bare does not act on.
     pub not_applied: Vec<String>,
+    /// Keys of the file that the built-in supervisor does not act on.
+    pub not_applied_by_builtin: Vec<String>,
+}
+
+impl App {
+    /// A program that is executed by itself, with PM2's defaults for everything else.
+    pub fn of(name: &str, program: PathBuf, cwd: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: "default".to_owned(),
+            script: program.clone(),
+            program,
+            args: Vec::new(),
+            is_binary: true,
+            cwd,
+            env: BTreeMap::new(),
+            filter_env: FilterEnv::Nothing,
+            port: None,
+            instances: 1,
+            exec_mode: ExecMode::Fork,
+            instance_variable: "NODE_APP_INSTANCE".to_owned(),
+            increment_variable: None,
+            user: None,
+            autostart: true,
+            wait_ready: false,
+            listen_timeout: Duration::from_secs(3),
+            stop: Stop::default(),
+            restart: Restart::default(),
+            logs: Logs::default(),
+            additions: Additions::default(),
+            raw: serde_json::Map::new(),
+            not_applied: Vec::new(),
+            not_applied_by_builtin: Vec::new(),
+        }
+    }
+
+    /// Its name as PM2 has it in the names of files.
+    pub fn file_stem(&self) -> String {
+        let mut stem = String::with_capacity(self.name.len());
+        for c in self.name.chars() {
+            if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') {
+                stem.push(c);
+            } else {
+                // A dash for each unit of UTF-16, which is what PM2 counts in.
+                stem.extend(std::iter::repeat_n('-', c.len_utf16()));
+            }
+        }
+        stem
+    }
 }
 
 /// A service of a compose file.

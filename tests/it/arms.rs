@@ -14,7 +14,7 @@ use qbench::{
     model::{
         request::Variables,
         target::{RuntimeKind, Target},
-        workload::{App, ExecMode, HttpService, Service, Workload},
+        workload::{App, HttpService, Service, Workload},
     },
     runtime::{Arm, Runtime, Sandbox, ports::PortAllocator},
 };
@@ -51,25 +51,11 @@ fn sandbox_in(folder: &Path) -> Sandbox {
 
 /// An app run as `program args`, in fork mode, with PM2's defaults.
 pub(crate) fn app(folder: &Path, program: &str, script: &str) -> App {
-    App {
-        program: program.into(),
-        args: vec![folder.join(script).display().to_string()],
-        script: folder.join(script),
-        is_binary: false,
-        cwd: folder.to_owned(),
-        env: BTreeMap::new(),
-        instances: 1,
-        exec_mode: ExecMode::Fork,
-        instance_variable: "NODE_APP_INSTANCE".to_owned(),
-        kill_timeout: Duration::from_millis(1600),
-        listen_timeout: Duration::from_secs(3),
-        restart_delay: Duration::ZERO,
-        exp_backoff_restart_delay: None,
-        min_uptime: Duration::from_secs(1),
-        max_restarts: 16,
-        raw: serde_json::Map::new(),
-        not_applied: Vec::new(),
-    }
+    let mut app = App::of(script, program.into(), folder.to_owned());
+    app.args = vec![folder.join(script).display().to_string()];
+    app.script = folder.join(script);
+    app.is_binary = false;
+    app
 }
 
 /// A service that answers HTTP.

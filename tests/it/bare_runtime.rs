@@ -37,7 +37,7 @@ fn deaf(folder: &Path) -> Service {
     let script = "trap '' INT TERM\nsleep 600 &\necho $! > child\nwhile :; do sleep 600; done\n";
     fs::write(folder.join("deaf.sh"), script).unwrap();
     let mut app = app(folder, "sh", "deaf.sh");
-    app.kill_timeout = std::time::Duration::from_millis(200);
+    app.stop.kill_timeout = std::time::Duration::from_millis(200);
     Service { http: None, ..service("deaf", app) }
 }
 

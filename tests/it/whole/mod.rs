@@ -1,6 +1,7 @@
 //! On the real Docker Engine and the real PM2.
 
 mod docker_runtime;
+mod ecosystem;
 mod environment;
 mod leftovers;
 mod main_job;
