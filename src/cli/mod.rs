@@ -16,6 +16,7 @@ mod interrupt;
 mod load;
 mod measure;
 mod parity;
+mod pm;
 mod scenario;
 mod supervise;
 mod tally;
@@ -60,8 +61,7 @@ enum Command {
     Load(Box<load::LoadArgs>),
     #[command(hide = true)]
     Demo(demo::DemoArgs),
-    #[command(hide = true)]
-    Supervise(supervise::Args),
+    Pm(pm::Args),
 }
 
 /// How results are printed.
@@ -89,6 +89,9 @@ struct Folders {
 
 /// Runs the program on its own arguments.
 pub fn main() -> ExitCode {
+    if let Some(code) = supervise::become_supervisor() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -128,7 +131,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
             demo::run(&args).await?;
             Ok(ExitCode::Pass)
         }
-        Command::Supervise(args) => supervise::run(&args).await,
+        Command::Pm(args) => pm::run(&args).await,
     }
 }
 

@@ -1,29 +1,22 @@
-//! `qbench supervise`, hidden: the built-in supervisor as a process of its own.
+//! `qbench supervise`, hidden: the processes of the built-in supervisor.
+//!
+//! They are started by the program itself. Their arguments are read before anything else is set up, since what a keeper
+//! holds in memory it holds for as long as the services run.
 
-use std::path::PathBuf;
+use std::{env, ffi::OsString};
 
-use super::{CliError, ExitCode};
+use super::{CliError, ExitCode, fail};
 use crate::supervisor;
 
-/// Supervise the apps of a specification (started by qbench itself)
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// The specification, JSON
-    #[arg(long, value_name = "FILE")]
-    spec: PathBuf,
-    /// The control socket to listen on
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
-}
-
-pub(super) async fn run(args: &Args) -> Result<ExitCode, CliError> {
-    let text = std::fs::read(&args.spec)?;
-    let spec = serde_json::from_slice(&text).map_err(|e| {
-        CliError::usage(
-            format!("{}: {e}", args.spec.display()),
-            "the specification is written by qbench itself",
-        )
-    })?;
-    supervisor::run(spec, args.socket.clone()).await?;
-    Ok(ExitCode::Pass)
+/// Becomes a process of the supervisor, if the arguments ask for that.
+pub(super) fn become_supervisor() -> Option<ExitCode> {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next()? != supervisor::SUBCOMMAND {
+        return None;
+    }
+    let rest: Vec<OsString> = arguments.collect();
+    Some(match supervisor::main(&rest) {
+        Ok(()) => ExitCode::Pass,
+        Err(error) => fail(&CliError::from(error)),
+    })
 }

@@ -21,6 +21,7 @@ mod load_words;
 pub mod markdown;
 mod page;
 mod parity;
+pub mod processes;
 pub mod progress;
 mod rows;
 pub mod table;

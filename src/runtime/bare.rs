@@ -120,7 +120,7 @@ impl Bare {
     /// Ends and starts a service's instances one after the other. Whether one is ready before the next is ended is
     /// nobody's business here: without a supervisor there is nobody to ask.
     async fn replace(&mut self, service: &str) -> Result<(), RuntimeError> {
-        let kill_timeout = self.app(service)?.1.kill_timeout;
+        let kill_timeout = self.app(service)?.1.stop.kill_timeout;
         for at in self.places(service)? {
             self.instances[at].stopped = true;
             self.instances[at].process.end(&self.arm.sandbox, kill_timeout).await?;
@@ -202,7 +202,7 @@ impl Runtime for Bare {
     async fn stop(&mut self) -> Result<(), RuntimeError> {
         let mut ends = Vec::new();
         for at in 0..self.instances.len() {
-            let kill_timeout = self.app(&self.instances[at].service)?.1.kill_timeout;
+            let kill_timeout = self.app(&self.instances[at].service)?.1.stop.kill_timeout;
             let instance = &mut self.instances[at];
             instance.stopped = true;
             let mut process = instance.process.clone();

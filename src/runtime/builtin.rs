@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
-    io::{self, Write as _},
+    io,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -19,7 +19,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Arm, COMMAND_TIMEOUT, Runtime, RuntimeError, environment, log_tail, sandbox};
+use super::{
+    Arm, COMMAND_TIMEOUT, Runtime, RuntimeError, environment, log_tail, sandbox, supervised::app_spec,
+};
 use crate::{
     model::{
         process::{InstanceState, InstanceStatus, ProcessId, Processes},
@@ -27,8 +29,8 @@ use crate::{
         workload::{App, Endpoint, Service},
     },
     supervisor::{
-        self, AppSpec, Client, HttpCheck, InstanceReport, Port, Request, Response, Spec, SupervisorError,
-        in_own_session,
+        self, AppSpec, Client, HttpCheck, Identity, InstanceReport, Port, Request, Response, Select,
+        SupervisorError, in_own_session,
     },
 };
 
@@ -48,30 +50,24 @@ pub struct Builtin {
     arm: Arm,
     /// The program that has the `supervise` subcommand.
     program: PathBuf,
-    supervisor: Option<Running>,
+    supervisor: Option<Child>,
     /// Instances by service, where they were scaled.
     scaled: BTreeMap<String, u32>,
 }
 
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    id: ProcessId,
-}
-
 impl Builtin {
     /// For an arm; starts nothing. `supervisor_program` is started as
-    /// `PROGRAM supervise --spec FILE --socket PATH`.
+    /// `PROGRAM supervise DIR`.
     pub fn new(arm: Arm, supervisor_program: PathBuf) -> Self {
         Self { arm, program: supervisor_program, supervisor: None, scaled: BTreeMap::new() }
     }
 
-    fn spec_file(&self) -> PathBuf {
-        self.arm.sandbox.dir().join("spec.json")
+    fn supervisor_dir(&self) -> PathBuf {
+        self.arm.sandbox.dir().join("pm")
     }
 
     fn socket(&self) -> PathBuf {
-        self.arm.sandbox.dir().join("socket")
+        supervisor::control_socket(&self.supervisor_dir())
     }
 
     fn log_dir(&self) -> PathBuf {
@@ -91,42 +87,36 @@ impl Builtin {
         self.scaled.get(&service.name).copied().unwrap_or_else(|| service.instances())
     }
 
-    fn spec(&self) -> Result<Spec, RuntimeError> {
-        let apps = self.arm.workload.services.iter().map(|service| self.app_spec(service));
-        Ok(Spec { apps: apps.collect::<Result<_, _>>()? })
+    fn specs(&self) -> Result<Vec<AppSpec>, RuntimeError> {
+        self.arm.workload.services.iter().map(|service| self.app_spec(service)).collect()
     }
 
     fn app_spec(&self, service: &Service) -> Result<AppSpec, RuntimeError> {
-        let app = app_of(service)?;
+        let mut spec = app_spec(app_of(service)?, &self.log_dir());
+        spec.name.clone_from(&service.name);
+        // The supervisor lays each instance's own number and port over these.
+        spec.env = environment::for_process(&self.arm, service, 0, 0);
+        let variable = &self.arm.workload.port_variable;
         let port = self.arm.ports.get(&service.name);
-        let port =
-            port.map(|first| Port { variable: self.arm.workload.port_variable.clone(), first: *first });
+        spec.port = port.map(|first| Port { variable: variable.clone(), first: *first });
         let health = service.http.as_ref().filter(|_| port.is_some()).map(|http| http.health.clone());
-        Ok(AppSpec {
-            name: service.name.clone(),
-            program: app.program.clone(),
-            args: app.args.clone(),
-            cwd: app.cwd.clone(),
-            // The supervisor lays each instance's own number and port over these.
-            env: environment::for_process(&self.arm, service, 0, 0),
-            instances: service.instances(),
-            port,
-            instance_variable: app.instance_variable.clone(),
-            ready: health.map(|path| HttpCheck { path }),
-            kill_timeout_ms: milliseconds(app.kill_timeout),
-            listen_timeout_ms: milliseconds(app.listen_timeout),
-            restart_delay_ms: milliseconds(app.restart_delay),
-            exp_backoff_restart_delay_ms: app.exp_backoff_restart_delay.map(milliseconds),
-            min_uptime_ms: milliseconds(app.min_uptime),
-            max_restarts: app.max_restarts,
-            log_dir: self.log_dir(),
-        })
+        spec.ready.http = health.map(|path| HttpCheck { path });
+        // Each arm has its own folder for these, whatever files the app names.
+        let own =
+            |name: &str| Some(self.log_dir().join(format!("{}-{name}.log", service.name.replace('/', "-"))));
+        (spec.logs.out, spec.logs.err, spec.logs.combined) = (own("out"), own("error"), None);
+        spec.logs.merge = false;
+        Ok(spec)
+    }
+
+    /// Whether a service's instances answer on one port.
+    fn shares_port(&self, service: &Service) -> bool {
+        self.app_spec(service).is_ok_and(|spec| spec.shares_port())
     }
 
     /// Whether the supervisor runs; reaps it when it has ended.
     fn is_running(&mut self) -> bool {
-        let running =
-            self.supervisor.as_mut().is_some_and(|running| matches!(running.child.try_wait(), Ok(None)));
+        let running = self.supervisor.as_mut().is_some_and(|keeper| matches!(keeper.try_wait(), Ok(None)));
         if !running {
             self.supervisor = None;
         }
@@ -138,15 +128,14 @@ impl Builtin {
     async fn launch(&mut self) -> Result<(), RuntimeError> {
         self.kill_marked().await?;
         self.scaled.clear();
-        let spec = serde_json::to_vec(&self.spec()?).expect("a specification is plain data");
-        write_private(&self.spec_file(), &spec)?;
-        remove_file(&self.socket())?;
+        let apps = self.specs()?;
+        remove_dir(&self.supervisor_dir())?;
         let log = self.own_log();
         let failed = |source| RuntimeError::File { action: "write", path: log.clone(), source };
         let output = private().append(true).open(&log).map_err(failed)?;
         let errors = output.try_clone().map_err(failed)?;
         let mut command = Command::new(&self.program);
-        command.arg("supervise").arg("--spec").arg(self.spec_file()).arg("--socket").arg(self.socket());
+        command.args(supervisor::arguments(&self.supervisor_dir()));
         command.current_dir(self.arm.sandbox.dir()).env(sandbox::MARK, self.arm.sandbox.mark());
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         in_own_session(command.as_std_mut());
@@ -155,17 +144,15 @@ impl Builtin {
             source,
         };
         let child = command.spawn().map_err(system)?;
-        // Not reaped yet, whatever became of it: the pid is still its own.
-        let id =
-            child.id().and_then(ProcessId::find).ok_or_else(|| system(io::ErrorKind::NotFound.into()))?;
-        self.supervisor = Some(Running { child, id });
-        self.until_listening().await
+        self.supervisor = Some(child);
+        self.until_listening().await?;
+        self.call(Request::Apply { apps }, COMMAND_TIMEOUT).await.map(drop)
     }
 
     async fn until_listening(&mut self) -> Result<(), RuntimeError> {
         let deadline = Instant::now() + LISTENING_LIMIT;
         while Client::connect(&self.socket()).await.is_err() {
-            let ended = self.supervisor.as_mut().and_then(|running| running.child.try_wait().ok().flatten());
+            let ended = self.supervisor.as_mut().and_then(|keeper| keeper.try_wait().ok().flatten());
             if let Some(status) = ended {
                 self.supervisor = None;
                 return Err(RuntimeError::Command {
@@ -192,6 +179,13 @@ impl Builtin {
         client.call(&request, limit).await.map_err(told)
     }
 
+    async fn identity(&mut self) -> Result<Identity, RuntimeError> {
+        match self.call(Request::Identify, COMMAND_TIMEOUT).await? {
+            Response::Identity(identity) => Ok(identity),
+            other => Err(answer(&format!("{other:?} to the question who it is"))),
+        }
+    }
+
     async fn reports(&mut self) -> Result<Vec<InstanceReport>, RuntimeError> {
         match self.call(Request::Status, COMMAND_TIMEOUT).await? {
             Response::Status(reports) => Ok(reports),
@@ -205,7 +199,10 @@ impl Builtin {
         let of = |service: &Service| {
             let app = service.app.as_ref();
             let each = app.map(|app| {
-                app.kill_timeout.saturating_add(app.listen_timeout).saturating_add(app.min_uptime)
+                app.stop
+                    .kill_timeout
+                    .saturating_add(app.listen_timeout)
+                    .saturating_add(app.restart.min_uptime)
             });
             each.unwrap_or_default().saturating_mul(self.instances(service))
         };
@@ -259,14 +256,14 @@ impl Runtime for Builtin {
                 io::Error::other(format!("a socket's path has at most {SOCKET_PATH_MAX_BYTES} bytes"));
             return Err(RuntimeError::File { action: "listen on", path, source });
         }
-        self.spec().map(drop)
+        self.specs().map(drop)
     }
 
     async fn start(&mut self) -> Result<(), RuntimeError> {
         if !self.is_running() {
             self.launch().await?;
         }
-        self.call(Request::Start, COMMAND_TIMEOUT).await.map(drop)
+        self.call(Request::Start(Select::All), COMMAND_TIMEOUT).await.map(drop)
     }
 
     async fn stop(&mut self) -> Result<(), RuntimeError> {
@@ -274,17 +271,17 @@ impl Runtime for Builtin {
             // It was crashed, and what it ran may have outlived it.
             return self.kill_marked().await;
         }
-        self.call(Request::Stop, self.limit_of_all()).await.map(drop)
+        self.call(Request::Stop(Select::All), self.limit_of_all()).await.map(drop)
     }
 
     async fn restart(&mut self, service: &str) -> Result<(), RuntimeError> {
         let limit = self.limit([self.service(service)?].into_iter());
-        self.call(Request::Restart { app: service.to_owned() }, limit).await.map(drop)
+        self.call(Request::Restart(Select::App(service.to_owned())), limit).await.map(drop)
     }
 
     async fn reload(&mut self, service: &str) -> Result<(), RuntimeError> {
         let limit = self.limit([self.service(service)?].into_iter());
-        self.call(Request::Reload { app: service.to_owned() }, limit).await.map(drop)
+        self.call(Request::Reload(Select::App(service.to_owned())), limit).await.map(drop)
     }
 
     async fn scale(&mut self, service: &str, instances: u32) -> Result<(), RuntimeError> {
@@ -303,7 +300,8 @@ impl Runtime for Builtin {
         services
             .filter_map(|service| Some((service, *self.arm.ports.get(&service.name)?)))
             .flat_map(|(service, first)| {
-                let ports = (first..=u16::MAX).zip(0..self.instances(service));
+                let addresses = if self.shares_port(service) { 1 } else { self.instances(service) };
+                let ports = (first..=u16::MAX).zip(0..addresses);
                 ports.map(|(port, instance)| Endpoint {
                     service: service.name.clone(),
                     instance,
@@ -315,7 +313,9 @@ impl Runtime for Builtin {
 
     async fn processes(&mut self) -> Result<Processes, RuntimeError> {
         let service = self.reports().await?.iter().filter_map(process_of).collect();
-        let overhead_fixed = self.supervisor.iter().map(|running| running.id).collect();
+        let identity = self.identity().await?;
+        let overhead_fixed =
+            [identity.keeper, identity.brain].into_iter().filter_map(ProcessId::find).collect();
         Ok(Processes { service, overhead_fixed, ..Processes::default() })
     }
 
@@ -327,11 +327,12 @@ impl Runtime for Builtin {
     }
 
     async fn logs(&mut self, service: &str, lines: usize) -> Result<Vec<String>, RuntimeError> {
-        let service = self.service(service)?;
-        let (dir, count) = (self.log_dir(), self.instances(service));
+        self.service(service)?;
+        let mut reports = self.reports().await?;
+        reports.retain(|report| report.app == service);
         // The errors last: when there is room for some lines only, those are the ones that tell.
-        let outputs = (0..count).map(|instance| supervisor::output_log(&dir, &service.name, instance));
-        let errors = (0..count).map(|instance| supervisor::error_log(&dir, &service.name, instance));
+        let outputs = reports.iter().filter_map(|report| report.out_log.clone());
+        let errors = reports.iter().filter_map(|report| report.err_log.clone());
         let mut text: Vec<String> =
             outputs.chain(errors).flat_map(|path| log_tail::last_lines(&path, lines)).collect();
         text.drain(..text.len().saturating_sub(lines));
@@ -339,12 +340,10 @@ impl Runtime for Builtin {
     }
 
     async fn crash_runtime(&mut self) -> Result<(), RuntimeError> {
-        if !self.is_running() {
-            return Err(answer("the supervisor is not running"));
-        }
-        let Some(mut running) = self.supervisor.take() else { return Ok(()) };
-        let killed = running.child.kill().await;
-        killed.map_err(|source| RuntimeError::System { action: "kill the supervisor".to_owned(), source })
+        let brain = ProcessId::find(self.identity().await?.brain);
+        // The keeper stays, and starts another one.
+        let killed = brain.filter(|brain| brain.kill());
+        killed.map(drop).ok_or_else(|| answer("the supervisor ended by itself before it could be killed"))
     }
 
     async fn teardown(&mut self) -> Result<(), RuntimeError> {
@@ -353,21 +352,14 @@ impl Runtime for Builtin {
             let _ = self.call(Request::Shutdown, self.limit_of_all()).await;
         }
         self.kill_marked().await?;
-        if let Some(mut running) = self.supervisor.take() {
+        if let Some(mut keeper) = self.supervisor.take() {
             // It has ended by itself or was just killed; waiting only reaps it.
-            let _ = running.child.wait().await;
+            let _ = keeper.wait().await;
         }
         self.scaled.clear();
-        for path in [self.spec_file(), self.socket(), self.own_log()] {
-            remove_file(&path)?;
-        }
-        let dir = self.log_dir();
-        match fs::remove_dir_all(&dir) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(RuntimeError::File { action: "remove", path: dir, source })
-            }
-            _ => Ok(()),
-        }
+        remove_file(&self.own_log())?;
+        remove_dir(&self.supervisor_dir())?;
+        remove_dir(&self.log_dir())
     }
 }
 
@@ -414,20 +406,11 @@ fn answer(message: &str) -> RuntimeError {
     RuntimeError::Answer { runtime: RUNTIME, message: message.to_owned() }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// For this user only: a specification holds the environment of every app.
+/// For this user only.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o600);
     options
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
-    let written = private().write(true).truncate(true).open(path).and_then(|mut file| file.write_all(bytes));
-    written.map_err(|source| RuntimeError::File { action: "write", path: path.to_owned(), source })
 }
 
 fn remove_file(path: &Path) -> Result<(), RuntimeError> {
@@ -439,5 +422,11 @@ fn remove_file(path: &Path) -> Result<(), RuntimeError> {
     }
 }
 
-#[cfg(test)]
-mod tests;
+fn remove_dir(path: &Path) -> Result<(), RuntimeError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RuntimeError::File { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}

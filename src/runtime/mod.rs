@@ -16,6 +16,7 @@ mod log_tail;
 pub mod pm2;
 pub mod ports;
 pub mod sandbox;
+pub mod supervised;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

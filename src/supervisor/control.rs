@@ -3,7 +3,13 @@
 //! One JSON value a line, both ways. A client asks one thing at a time; what it cannot mean is answered with an
 //! error and harms nobody else.
 
-use std::{future::pending, io, path::Path, time::Duration};
+use std::{
+    future::pending,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -17,10 +23,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::SupervisorError;
+use super::{
+    SupervisorError,
+    spec::{AppSpec, Mode},
+};
 
 /// The longest request.
-const REQUEST_MAX_BYTES: usize = 64 << 10;
+const REQUEST_MAX_BYTES: usize = 4 << 20;
 /// Clients served at a time; more wait to be accepted.
 const CLIENTS_MAX: usize = 64;
 /// The pause after a connection could not be accepted, for want of descriptors for example.
@@ -32,21 +41,28 @@ const FAREWELL: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Start every app. Answered once all are spawned.
-    Start,
-    /// Stop every app. Answered once all have ended.
-    Stop,
-    /// Stop and start all instances of an app at once. Answered once all are spawned anew.
-    Restart {
-        /// Which.
-        app: String,
+    /// Take these specifications: new apps are added, those of a known name are changed. What runs, runs on as it is
+    /// until it is started, restarted, reloaded or scaled.
+    Apply {
+        /// Complete specifications.
+        apps: Vec<AppSpec>,
     },
-    /// Stop and start the instances of an app one after the other, each only when the one before is ready.
-    /// Answered when all are, or when one is not: the rest then keep running as they are.
-    Reload {
-        /// Which.
-        app: String,
-    },
+    /// Start what does not run. Answered once all are spawned.
+    Start(Select),
+    /// Wait until none is being started any more: each is online, or has ended, or its time is up. Answered well when
+    /// all are online.
+    Settle(Select),
+    /// Stop. Answered once all have ended.
+    Stop(Select),
+    /// Stop and start all selected instances at once. Answered once all are spawned anew.
+    Restart(Select),
+    /// Replace the instances of each selected app one after the other, each by one that is ready. Answered when all
+    /// are, or when one could not be and what was replaced before was put back.
+    Reload(Select),
+    /// Wait until no selected app is being reloaded; answered with how the last reload of each ended.
+    Await(Select),
+    /// Stop, and forget. Answered once all have ended.
+    Delete(Select),
     /// Change the number of instances of an app. Answered once the new are spawned and the surplus has ended.
     Scale {
         /// Which.
@@ -54,12 +70,58 @@ pub enum Request {
         /// How many from now on.
         instances: u32,
     },
+    /// Count restarts from 0 again.
+    Reset(Select),
+    /// Send a signal, by its number, to the first process of each.
+    Signal {
+        /// To which.
+        select: Select,
+        /// Its number.
+        signal: i32,
+    },
+    /// Empty log files.
+    Flush(Select),
+    /// Open all log files anew: something else has renamed them.
+    ReopenLogs,
     /// Every instance as it is now.
     Status,
+    /// Who answers here.
+    Identify,
     /// Be told every event from now on, on this connection.
     Subscribe,
+    /// Go on as this program from now on; nothing that runs is touched.
+    Upgrade {
+        /// The program, absolute.
+        program: PathBuf,
+    },
     /// Stop every app, then end. Answered once all have ended.
     Shutdown,
+}
+
+/// Which instances a request is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Select {
+    /// All of them.
+    All,
+    /// Those of this app.
+    App(String),
+    /// Those of the apps of this namespace.
+    Namespace(String),
+    /// The one with this id.
+    Id(u32),
+}
+
+impl Select {
+    /// Whether it is about this instance.
+    pub fn includes(&self, report: &InstanceReport) -> bool {
+        match self {
+            Self::All => true,
+            Self::App(name) => report.app == *name,
+            Self::Namespace(namespace) => report.namespace == *namespace,
+            Self::Id(id) => report.id == *id,
+        }
+    }
 }
 
 /// The answer to a [`Request`].
@@ -68,10 +130,23 @@ pub enum Request {
 pub enum Response {
     /// It is done.
     Done,
-    /// The answer to [`Request::Status`], by app in the order of the specification, then by instance.
+    /// The answer to [`Request::Status`], by app in the order they were added, then by instance.
     Status(Vec<InstanceReport>),
+    /// The answer to [`Request::Identify`].
+    Identity(Identity),
     /// It was not done, or not all of it, and why.
     Failed(String),
+}
+
+/// The processes of a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The version of the program.
+    pub version: String,
+    /// The process that does the work.
+    pub brain: u32,
+    /// The process that outlives it.
+    pub keeper: u32,
 }
 
 /// Something that happened.
@@ -80,12 +155,26 @@ pub enum Response {
 pub enum Event {
     /// An instance changed.
     Changed(InstanceReport),
-    /// An instance was scaled away.
+    /// An instance was scaled away or deleted.
     Removed {
         /// Its app.
         app: String,
         /// Which.
         instance: u32,
+    },
+    /// The reload of an app ended, well or for this reason.
+    Reloaded {
+        /// Which.
+        app: String,
+        /// Why not.
+        failed: Option<String>,
+    },
+    /// Something a person should know: a log that cannot be written, an app that refused to say more.
+    Warning {
+        /// Of which app, if of one.
+        app: Option<String>,
+        /// What.
+        message: String,
     },
     /// The subscriber read too slowly: so many events were dropped.
     Missed(u64),
@@ -116,6 +205,12 @@ pub struct InstanceReport {
     pub app: String,
     /// Which, from 0.
     pub instance: u32,
+    /// A number of its own among all instances; never used twice.
+    pub id: u32,
+    /// The namespace of its app.
+    pub namespace: String,
+    /// How its app comes by its sockets.
+    pub mode: Mode,
     /// Its state.
     pub state: InstanceState,
     /// Its process, while it has one.
@@ -130,6 +225,14 @@ pub struct InstanceReport {
     pub unstable_restarts: u32,
     /// How its last process ended, or why it could not be started.
     pub last_end: Option<String>,
+    /// Resident memory of its tree; only in the answer to [`Request::Status`].
+    pub memory_bytes: Option<u64>,
+    /// CPU time its tree has taken since the last such answer, in percent of one CPU.
+    pub cpu_percent: Option<u32>,
+    /// Where its standard output goes.
+    pub out_log: Option<PathBuf>,
+    /// Where its standard error goes.
+    pub err_log: Option<PathBuf>,
 }
 
 /// A line from the supervisor.
@@ -148,7 +251,7 @@ pub(super) struct Call {
 }
 
 /// Listens at `path`, for this user only. A socket that nobody listens on any more is replaced.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, SupervisorError> {
+pub(super) fn bind(path: &Path) -> Result<OwnedFd, SupervisorError> {
     use std::{
         fs,
         os::unix::{
@@ -161,7 +264,7 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, SupervisorError> {
     }
     let mut aside = path.as_os_str().to_owned();
     aside.push("~");
-    let listening = || -> io::Result<UnixListener> {
+    let listening = || -> io::Result<OwnedFd> {
         match fs::remove_file(&aside) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -171,7 +274,7 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, SupervisorError> {
         fs::set_permissions(&aside, fs::Permissions::from_mode(0o600))?;
         fs::rename(&aside, path)?;
         listener.set_nonblocking(true)?;
-        UnixListener::from_std(listener)
+        Ok(listener.into())
     };
     listening().map_err(|source| SupervisorError::File { action: "listen on", path: path.to_owned(), source })
 }

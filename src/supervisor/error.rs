@@ -13,6 +13,9 @@ pub enum SupervisorError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It was started with arguments that it does not know.
+    #[error("the processes of a supervisor are started by the program itself, with a folder")]
+    Usage,
     /// Another supervisor answers on that socket.
     #[error("a supervisor already listens on {}", path.display())]
     AlreadyRunning {

@@ -28,6 +28,11 @@ pub(super) async fn ready(port: u16, path: &str, listen_timeout: Duration) {
     }
 }
 
+/// Whether `GET path` answers 200 within `limit`.
+pub(super) async fn answers(port: u16, path: &str, limit: Duration) -> bool {
+    matches!(timeout(limit, ask(port, path)).await, Ok(Some(StatusCode::OK)))
+}
+
 async fn ask(port: u16, path: &str) -> Option<StatusCode> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
     let request =

@@ -1,25 +1,14 @@
 //! What to supervise. A specification is complete: nothing in it is looked up or defaulted later.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{SupervisorError, state::Policy};
-
-/// The most instances one app may have.
-const INSTANCES_MAX: u32 = 1024;
-
-/// Everything one supervisor runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Spec {
-    /// The apps, started in this order.
-    pub apps: Vec<AppSpec>,
-}
+use super::{check::check, state::Policy};
 
 /// A program and how to keep it running.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +16,8 @@ pub struct Spec {
 pub struct AppSpec {
     /// Unique; its log files are named after it.
     pub name: String,
+    /// The group it belongs to, for selecting several apps at once.
+    pub namespace: String,
     /// The program, absolute.
     pub program: PathBuf,
     /// Its arguments.
@@ -37,26 +28,55 @@ pub struct AppSpec {
     pub env: BTreeMap<String, String>,
     /// Processes to run.
     pub instances: u32,
-    /// The port each instance is told, if any.
+    /// How its processes come by their sockets.
+    pub mode: Mode,
+    /// The port that instances are told, if any.
     pub port: Option<Port>,
     /// The variable that tells an instance its number, from 0.
     pub instance_variable: String,
-    /// When an instance counts as ready; without it, as soon as it is spawned. Needs `port`.
-    pub ready: Option<HttpCheck>,
-    /// From SIGINT to SIGKILL.
-    pub kill_timeout_ms: u64,
-    /// How long an instance may take to become ready. A start goes on beyond it, a reload fails.
-    pub listen_timeout_ms: u64,
-    /// The pause before the restart of an instance that ended by itself.
-    pub restart_delay_ms: u64,
-    /// The first pause of a growing one, which then takes the place of `restart_delay_ms`.
-    pub exp_backoff_restart_delay_ms: Option<u64>,
-    /// An instance that ended sooner was unstable.
-    pub min_uptime_ms: u64,
-    /// The number of unstable ends in a row after which an instance is given up.
-    pub max_restarts: u32,
-    /// The folder of the log files, one for each stream of each instance; see [`output_log`] and [`error_log`].
-    pub log_dir: PathBuf,
+    /// A variable of `env` that is a number, and of which each instance gets its own by adding its number.
+    pub increment_variable: Option<String>,
+    /// When a new process counts as ready.
+    pub ready: Ready,
+    /// Asked again and again while an instance is online.
+    pub liveness: Option<Liveness>,
+    /// How an instance is told to end.
+    pub stop: Stop,
+    /// What follows when an instance ends by itself.
+    pub restart: Restart,
+    /// How a reload and a change of scale go about it.
+    pub reload: Reload,
+    /// Whether starting everything starts this app.
+    pub autostart: bool,
+    /// As whom it runs; as the supervisor itself when absent.
+    pub user: Option<User>,
+    /// The most processes it may have, all its descendants counted.
+    pub max_processes: Option<u32>,
+    /// Where its output goes.
+    pub logs: Logs,
+}
+
+/// How the processes of an app come by their sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// They open their own. A reload has to stop each before the next starts.
+    Fork,
+    /// They are workers of Node's cluster module, and the supervisor is the primary: it holds the sockets.
+    Cluster,
+    /// They inherit listening sockets for these addresses (`8080`, `127.0.0.1:8080`, `[::1]:8080`, `unix:/path`) from
+    /// the supervisor: `LISTEN_FDS`, `EINHORN_FDS`.
+    Sockets(Vec<String>),
+    /// They open their own, or so they believe: the kernel asks the supervisor at each bind and listen, which puts a
+    /// socket of its own in its place.
+    Transparent,
+}
+
+impl Mode {
+    /// Whether a new process can serve beside the old one: the supervisor holds the sockets.
+    pub fn overlaps(&self) -> bool {
+        *self != Self::Fork
+    }
 }
 
 /// How instances get their ports.
@@ -65,11 +85,36 @@ pub struct AppSpec {
 pub struct Port {
     /// The variable that carries it.
     pub variable: String,
-    /// The port of instance 0; instance `i` gets `first + i`.
+    /// The port of instance 0. In fork mode, and where the variable is counted up, instance `i` gets `first + i`;
+    /// elsewhere all share this one.
     pub first: u16,
 }
 
-/// Ready when `GET path` on the instance's port, on loopback, answers 200.
+/// When a process counts as ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ready {
+    /// What it must have done.
+    pub when: ReadyWhen,
+    /// Asked after that: it must answer 200.
+    pub http: Option<HttpCheck>,
+    /// How long it may take, ms. A start goes on beyond it, a reload fails.
+    pub timeout_ms: u64,
+}
+
+/// What a process must have done to be ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadyWhen {
+    /// Nothing but having been started.
+    Spawned,
+    /// Listen on a socket that the supervisor sees: cluster and transparent mode.
+    Listening,
+    /// Send `"ready"` over its IPC channel: Node's `process.send`.
+    Message,
+}
+
+/// `GET path` on the instance's port, on loopback, answers 200.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpCheck {
@@ -77,160 +122,243 @@ pub struct HttpCheck {
     pub path: String,
 }
 
-/// The file that receives an instance's standard output.
-pub fn output_log(log_dir: &Path, app: &str, instance: u32) -> PathBuf {
-    log_file(log_dir, app, instance, "out")
+/// A question to an instance that is online; one that does not answer is killed and replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Liveness {
+    /// What to ask.
+    pub http: HttpCheck,
+    /// From one question to the next, ms.
+    pub interval_ms: u64,
+    /// How long an answer may take, ms.
+    pub timeout_ms: u64,
+    /// So many in a row must fail.
+    pub failures: u32,
 }
 
-/// The file that receives an instance's standard error.
-pub fn error_log(log_dir: &Path, app: &str, instance: u32) -> PathBuf {
-    log_file(log_dir, app, instance, "err")
+/// How an instance is told to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// From SIGINT to SIGKILL, ms.
+    pub kill_timeout_ms: u64,
+    /// Signals go to all of its tree; else to its first process only, and the rest is left alone.
+    pub tree: bool,
+    /// It is sent `"shutdown"` over its IPC channel instead of SIGINT.
+    pub by_message: bool,
 }
 
-fn log_file(log_dir: &Path, app: &str, instance: u32, stream: &str) -> PathBuf {
-    // A slash, as in `@scope/app`, would lead to another folder.
-    log_dir.join(format!("{}-{instance}.{stream}.log", app.replace('/', "-")))
+/// What follows when an instance ends by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restart {
+    /// Whether it is started again at all.
+    pub automatic: bool,
+    /// The pause before, ms.
+    pub delay_ms: u64,
+    /// The first pause of a growing one, ms, which then takes the place of `delay_ms`.
+    pub backoff_ms: Option<u64>,
+    /// An instance that ended sooner was unstable, ms.
+    pub min_uptime_ms: u64,
+    /// The number of unstable ends in a row after which an instance is given up.
+    pub max_unstable: u32,
+    /// Exit codes after which it is left stopped.
+    pub stop_exit_codes: Vec<i32>,
+    /// It is restarted when its tree holds more than this, RSS.
+    pub max_memory_bytes: Option<u64>,
+    /// It is restarted at these times: five fields, or six with seconds first, of local time.
+    pub cron: Option<String>,
 }
 
-impl Spec {
-    /// Refuses what could only fail later, and less clearly.
-    pub(super) fn validate(&self) -> Result<(), SupervisorError> {
-        let mut names = BTreeSet::new();
-        for app in &self.apps {
-            let checked = app.check().and_then(|()| {
-                if names.insert(&app.name) { Ok(()) } else { Err("the name is used twice".to_owned()) }
-            });
-            checked.map_err(|reason| SupervisorError::Spec { app: app.name.clone(), reason })?;
-        }
-        Ok(())
-    }
+/// How a reload and a change of scale go about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reload {
+    /// So many instances are replaced at a time, at least 1.
+    pub parallel: u32,
+    /// Keep one booted process more in reserve, which takes the place of one that crashes. Cluster mode only.
+    pub hot_spare: bool,
+}
+
+/// A user and group, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// Where the output of an app goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logs {
+    /// Of standard output; `None` discards it.
+    pub out: Option<PathBuf>,
+    /// Of standard error.
+    pub err: Option<PathBuf>,
+    /// Both together, besides.
+    pub combined: Option<PathBuf>,
+    /// All instances write to the same files; else each to its own, whose name has the instance's id before its ending.
+    pub merge: bool,
+    /// Each line begins with the time in this format (moment.js).
+    pub date_format: Option<String>,
+    /// Each line becomes a JSON object.
+    pub json: bool,
+    /// A file is put aside once it is longer, bytes.
+    pub rotate_bytes: u64,
+    /// So many are kept; older ones are removed.
+    pub rotate_keep: u32,
+    /// Those put aside are compressed.
+    pub rotate_gzip: bool,
+    /// A file is also put aside when an hour or a day ends, local time.
+    pub rotate_every: Option<Interval>,
+}
+
+/// How often a log file is put aside by the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interval {
+    /// At every full hour.
+    Hourly,
+    /// At midnight.
+    Daily,
 }
 
 impl AppSpec {
+    /// Refuses what could only fail later, and less clearly; the reason.
+    ///
+    /// # Errors
+    /// When the specification makes no sense.
+    pub fn validate(&self) -> Result<(), String> {
+        check(self)
+    }
+
+    /// Whether all instances listen on one port. Not in fork mode, and not where each is to have a number of its own in
+    /// the variable that carries the port.
+    pub fn shares_port(&self) -> bool {
+        let counted =
+            self.port.as_ref().is_some_and(|port| self.increment_variable.as_ref() == Some(&port.variable));
+        self.mode.overlaps() && !counted
+    }
+
     /// The port of an instance: `None` when the app has none or they have run out.
-    pub(super) fn port_of(&self, instance: u32) -> Option<u16> {
-        self.port.as_ref()?.first.checked_add(u16::try_from(instance).ok()?)
+    pub fn port_of(&self, instance: u32) -> Option<u16> {
+        let port = self.port.as_ref()?;
+        if self.shares_port() {
+            return Some(port.first);
+        }
+        port.first.checked_add(u16::try_from(instance).ok()?)
     }
 
-    /// Whether so many instances can be run.
-    pub(super) fn check_instances(&self, instances: u32) -> Result<(), String> {
-        if instances > INSTANCES_MAX {
-            return Err(format!("{instances} instances are more than {INSTANCES_MAX}"));
-        }
-        match instances.checked_sub(1) {
-            Some(last) if self.port.is_some() && self.port_of(last).is_none() => {
-                Err(format!("there are not {instances} ports left for its instances"))
-            }
-            _ => Ok(()),
-        }
+    /// Whether its processes get an IPC channel.
+    pub(super) fn has_channel(&self) -> bool {
+        self.mode == Mode::Cluster || self.ready.when == ReadyWhen::Message || self.stop.by_message
     }
 
-    /// What its state machine needs to know.
+    /// What its state machines need to know.
     pub(super) fn policy(&self) -> Policy {
         Policy {
-            checked: self.ready.is_some(),
-            kill_timeout: Duration::from_millis(self.kill_timeout_ms),
-            listen_timeout: Duration::from_millis(self.listen_timeout_ms),
-            restart_delay: Duration::from_millis(self.restart_delay_ms),
-            backoff: self.exp_backoff_restart_delay_ms.map(Duration::from_millis),
-            min_uptime: Duration::from_millis(self.min_uptime_ms),
-            max_restarts: self.max_restarts,
+            checked: self.ready.when != ReadyWhen::Spawned || self.ready.http.is_some(),
+            kill_timeout: Duration::from_millis(self.stop.kill_timeout_ms),
+            listen_timeout: Duration::from_millis(self.ready.timeout_ms),
+            automatic: self.restart.automatic,
+            stop_exit_codes: self.restart.stop_exit_codes.clone(),
+            restart_delay: Duration::from_millis(self.restart.delay_ms),
+            backoff: self.restart.backoff_ms.map(Duration::from_millis),
+            min_uptime: Duration::from_millis(self.restart.min_uptime_ms),
+            max_unstable: self.restart.max_unstable,
         }
     }
+}
 
-    fn check(&self) -> Result<(), String> {
-        if self.name.is_empty() || self.name.len() > 128 || self.name.contains('\0') {
-            return Err("the name must be 1 to 128 bytes: log files are named after it".to_owned());
+impl Logs {
+    /// The file that an instance's lines go to: one for all of them, or with its id before the ending.
+    pub fn file_of(&self, file: &Path, id: u32) -> PathBuf {
+        if self.merge {
+            return file.to_owned();
         }
-        for (what, path) in
-            [("program", &self.program), ("working folder", &self.cwd), ("log folder", &self.log_dir)]
-        {
-            if !path.is_absolute() {
-                return Err(format!("the {what} {} is not an absolute path", path.display()));
-            }
+        // As in PM2: a name that ends otherwise stays as it is, and is shared.
+        if file.extension().is_none_or(|ending| ending != "log") {
+            return file.to_owned();
         }
-        let port = self.port.as_ref().map(|port| &port.variable);
-        for variable in self.env.keys().chain(port).chain([&self.instance_variable]) {
-            if variable.is_empty() || variable.contains(['=', '\0']) {
-                return Err(format!("{variable:?} cannot be the name of an environment variable"));
-            }
-        }
-        if let Some(check) = &self.ready {
-            if self.port.is_none() {
-                return Err("a readiness check needs a port".to_owned());
-            }
-            if !check.path.starts_with('/') || check.path.parse::<hyper::Uri>().is_err() {
-                return Err(format!("{:?} is no path to ask for", check.path));
-            }
-        }
-        self.check_instances(self.instances)
+        let mut name = file.file_stem().unwrap_or_default().to_owned();
+        name.push(format!("-{id}.log"));
+        file.with_file_name(name)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::tests::fixture::{server, sleeper},
+        *,
+    };
 
-    fn app() -> AppSpec {
-        AppSpec {
-            name: "web".to_owned(),
-            program: "/bin/true".into(),
-            args: Vec::new(),
-            cwd: "/".into(),
-            env: BTreeMap::new(),
-            instances: 2,
-            port: Some(Port { variable: "PORT".to_owned(), first: 4000 }),
-            instance_variable: "INSTANCE".to_owned(),
-            ready: Some(HttpCheck { path: "/health".to_owned() }),
-            kill_timeout_ms: 1600,
-            listen_timeout_ms: 3000,
-            restart_delay_ms: 0,
-            exp_backoff_restart_delay_ms: None,
-            min_uptime_ms: 1000,
-            max_restarts: 16,
-            log_dir: "/tmp".into(),
-        }
-    }
-
-    fn refused(change: impl FnOnce(&mut AppSpec)) -> String {
-        let mut app = app();
-        change(&mut app);
-        Spec { apps: vec![app] }.validate().unwrap_err().to_string()
-    }
-
-    #[test]
-    fn what_could_only_fail_later_is_refused() {
-        assert!(Spec { apps: vec![app()] }.validate().is_ok());
-        assert!(refused(|a| a.name = "x".repeat(129)).contains("1 to 128 bytes"));
-        assert!(refused(|a| a.program = "node".into()).contains("not an absolute path"));
-        assert!(refused(|a| a.port = None).contains("needs a port"));
-        assert!(refused(|a| a.instances = 70_000).contains("more than 1024"));
-        assert!(refused(|a| a.port.as_mut().unwrap().first = 65_535).contains("not 2 ports"));
-        assert!(refused(|a| drop(a.env.insert("A=B".to_owned(), String::new()))).contains("environment"));
-        assert!(refused(|a| a.ready = Some(HttpCheck { path: "health".to_owned() })).contains("no path"));
-        let twice = Spec { apps: vec![app(), app()] };
-        assert!(twice.validate().unwrap_err().to_string().contains("twice"));
-    }
-
-    #[test]
-    fn logs_stay_in_their_folder() {
-        assert_eq!(output_log(Path::new("/l"), "../a", 1), Path::new("/l/..-a-1.out.log"));
+    fn with_port(first: u16) -> AppSpec {
+        let mut app = server("/srv".as_ref(), 2);
+        app.port = Some(Port { variable: "PORT".to_owned(), first });
+        app
     }
 
     #[test]
     fn ports_count_up_and_run_out() {
-        let mut app = app();
-        assert_eq!(app.port_of(3), Some(4003));
-        app.port.as_mut().unwrap().first = 65_535;
-        assert_eq!(app.port_of(0), Some(65_535));
-        assert_eq!(app.port_of(1), None);
+        let app = with_port(65_534);
+        assert_eq!((0..3).map(|i| app.port_of(i)).collect::<Vec<_>>(), [Some(65_534), Some(65_535), None]);
+        assert_eq!(app.port_of(70_000), None);
+        assert_eq!(sleeper("/srv".as_ref()).port_of(0), None);
+    }
+
+    #[test]
+    fn where_the_supervisor_holds_the_sockets_one_port_is_for_all() {
+        for mode in [Mode::Cluster, Mode::Transparent, Mode::Sockets(vec!["8080".to_owned()])] {
+            let mut app = AppSpec { mode, ..with_port(4000) };
+            assert!(app.mode.overlaps() && app.shares_port());
+            assert_eq!(app.port_of(3), Some(4000));
+            app.increment_variable = Some("OTHER".to_owned());
+            assert_eq!(app.port_of(3), Some(4000));
+            app.increment_variable = Some("PORT".to_owned());
+            assert_eq!(app.port_of(3), Some(4003));
+        }
+        assert!(!with_port(4000).shares_port());
+    }
+
+    #[test]
+    fn a_channel_is_for_those_who_speak_over_it() {
+        let mut app = sleeper("/srv".as_ref());
+        assert!(!app.has_channel() && !app.policy().checked);
+        app.stop.by_message = true;
+        assert!(app.has_channel() && !app.policy().checked);
+        app.stop.by_message = false;
+        app.ready.when = ReadyWhen::Message;
+        assert!(app.has_channel() && app.policy().checked);
+        let cluster = AppSpec { mode: Mode::Cluster, ..sleeper("/srv".as_ref()) };
+        assert!(cluster.has_channel() && !cluster.policy().checked);
+        assert!(with_port(4000).policy().checked, "it is asked over HTTP");
+    }
+
+    #[test]
+    fn files_of_instances_are_named_as_pm2_names_them() {
+        let mut logs = sleeper("/srv".as_ref()).logs;
+        let mut file = |merge, path: &str| {
+            logs.merge = merge;
+            logs.file_of(path.as_ref(), 7).display().to_string()
+        };
+        assert_eq!(file(false, "/l/web-out.log"), "/l/web-out-7.log");
+        assert_eq!(file(true, "/l/web-out.log"), "/l/web-out.log");
+        assert_eq!(file(false, "/l/a.b.log"), "/l/a.b-7.log");
+        // What ends otherwise is one file for all.
+        for path in ["/l/web.txt", "/l/web", "/dev/stdout", "/l/web.log.old"] {
+            assert_eq!(file(false, path), path);
+        }
     }
 
     #[test]
     fn an_unknown_field_is_an_error() {
-        let mut value = serde_json::to_value(Spec { apps: vec![app()] }).unwrap();
-        assert!(serde_json::from_value::<Spec>(value.clone()).is_ok());
-        value["apps"][0]["kill_timout_ms"] = 5.into();
-        assert!(serde_json::from_value::<Spec>(value).unwrap_err().to_string().contains("kill_timout_ms"));
+        let mut value = serde_json::to_value(with_port(4000)).unwrap();
+        assert_eq!(serde_json::from_value::<AppSpec>(value.clone()).unwrap(), with_port(4000));
+        value["stop"]["kill_timout_ms"] = 5.into();
+        assert!(serde_json::from_value::<AppSpec>(value).unwrap_err().to_string().contains("kill_timout_ms"));
     }
 }

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Uptime after which a growing pause begins anew.
 const BACKOFF_RESET: Duration = Duration::from_secs(30);
 /// The longest growing pause.
@@ -18,14 +20,19 @@ pub(super) struct Policy {
     pub(super) checked: bool,
     pub(super) kill_timeout: Duration,
     pub(super) listen_timeout: Duration,
+    /// Whether an instance that ended by itself is started again.
+    pub(super) automatic: bool,
+    /// Exit codes after which it is not.
+    pub(super) stop_exit_codes: Vec<i32>,
     pub(super) restart_delay: Duration,
     pub(super) backoff: Option<Duration>,
     pub(super) min_uptime: Duration,
-    pub(super) max_restarts: u32,
+    /// Unstable ends in a row after which it is given up.
+    pub(super) max_unstable: u32,
 }
 
 /// The state of an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum State {
     /// Has no process and shall have none.
     Stopped,
@@ -48,7 +55,7 @@ pub(super) enum State {
 }
 
 /// What follows once an instance has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Then {
     Rest,
     Start,
@@ -66,7 +73,11 @@ pub(super) enum Input {
     /// Its process and all of its session are gone.
     Exited {
         uptime: Duration,
+        /// The exit code, when it has one and it is known.
+        code: Option<i32>,
     },
+    /// A process that was started beside it, and is ready, has taken its place.
+    Replaced,
     /// The timer is up.
     TimeUp,
 }
@@ -78,16 +89,14 @@ pub(super) enum Action {
     Spawn,
     /// Ask for readiness until it is there, and report `Ready`.
     Check,
-    /// SIGINT.
-    Interrupt,
-    /// SIGKILL to all that is left.
-    Kill,
+    /// Tell its process to end, and make sure that it does.
+    End,
     /// Report `TimeUp` after so long.
     Timer(Duration),
 }
 
 /// An instance's state and what it remembers of its past.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) state: State,
     /// Every restart, asked for or not.
@@ -125,6 +134,7 @@ impl Machine {
                 self.state = State::Stopped;
                 Vec::new()
             }
+            Input::Replaced => self.replaced(),
             Input::Spawned | Input::SpawnFailed | Input::Ready | Input::Exited { .. } | Input::TimeUp => {
                 Vec::new()
             }
@@ -133,9 +143,10 @@ impl Machine {
 
     fn running(&mut self, policy: &Policy, input: Input) -> Vec<Action> {
         match (input, self.state) {
-            (Input::Stop, _) => self.end(policy, Then::Rest),
-            (Input::Restart, _) => self.end(policy, Then::Start),
-            (Input::Exited { uptime }, _) => self.ended(policy, uptime),
+            (Input::Stop, _) => self.end(Then::Rest),
+            (Input::Restart, _) => self.end(Then::Start),
+            (Input::Replaced, _) => self.replaced(),
+            (Input::Exited { uptime, code }, _) => self.ended(policy, uptime, code),
             (Input::SpawnFailed, _) => self.not_spawned(policy),
             (Input::Spawned, State::Launching { .. }) if policy.checked => {
                 vec![Action::Check, Action::Timer(policy.listen_timeout)]
@@ -172,8 +183,10 @@ impl Machine {
                 self.backoff = None;
                 self.relaunch()
             }
-            (Input::TimeUp, _) => vec![Action::Kill],
-            (Input::Spawned | Input::SpawnFailed | Input::Ready, _) => Vec::new(),
+            (Input::Replaced, Then::Start) => self.replaced(),
+            (Input::Spawned | Input::SpawnFailed | Input::Ready | Input::TimeUp | Input::Replaced, _) => {
+                Vec::new()
+            }
         }
     }
 
@@ -189,8 +202,18 @@ impl Machine {
                 self.state = State::Stopped;
                 Vec::new()
             }
+            Input::Replaced => self.replaced(),
             Input::Spawned | Input::SpawnFailed | Input::Ready | Input::Exited { .. } => Vec::new(),
         }
+    }
+
+    /// A successor that has proved itself clears the past.
+    fn replaced(&mut self) -> Vec<Action> {
+        self.state = State::Online;
+        self.restarts = self.restarts.saturating_add(1);
+        self.unstable = 0;
+        self.backoff = None;
+        Vec::new()
     }
 
     fn launch(&mut self) -> Vec<Action> {
@@ -203,13 +226,17 @@ impl Machine {
         self.launch()
     }
 
-    fn end(&mut self, policy: &Policy, then: Then) -> Vec<Action> {
+    fn end(&mut self, then: Then) -> Vec<Action> {
         self.state = State::Stopping { then };
-        vec![Action::Interrupt, Action::Timer(policy.kill_timeout)]
+        vec![Action::End]
     }
 
-    /// It ended by itself, well or badly: a service has no business ending.
-    fn ended(&mut self, policy: &Policy, uptime: Duration) -> Vec<Action> {
+    /// It ended by itself, well or badly: a service has no business ending, unless it was declared so.
+    fn ended(&mut self, policy: &Policy, uptime: Duration, code: Option<i32>) -> Vec<Action> {
+        if !policy.automatic || code.is_some_and(|code| policy.stop_exit_codes.contains(&code)) {
+            self.state = State::Stopped;
+            return Vec::new();
+        }
         if uptime >= BACKOFF_RESET {
             self.backoff = None;
         }
@@ -223,7 +250,7 @@ impl Machine {
     }
 
     fn again(&mut self, policy: &Policy, least_delay: Duration) -> Vec<Action> {
-        if self.unstable > 0 && self.unstable >= policy.max_restarts {
+        if self.unstable > 0 && self.unstable >= policy.max_unstable {
             self.state = State::Errored;
             return Vec::new();
         }
@@ -246,7 +273,7 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::{
-        Action::{self, Check, Interrupt, Kill, Spawn, Timer},
+        Action::{self, Check, End, Spawn, Timer},
         BACKOFF_CAP, BACKOFF_RESET, Duration, Input, Machine, Policy, SPAWN_RETRY,
         State::{self, Errored, Launching, Online, Stopped, Stopping, Waiting},
         Then::{Rest, Start},
@@ -255,10 +282,10 @@ mod tests {
     const KILL: Duration = Duration::from_millis(1600);
     const LISTEN: Duration = Duration::from_secs(3);
     const DELAY: Duration = Duration::from_millis(500);
-    const EXITED: Input = Input::Exited { uptime: Duration::from_secs(5) };
+    const EXITED: Input = Input::Exited { uptime: Duration::from_secs(5), code: Some(1) };
     const NEW: State = Launching { overdue: false };
     const LATE: State = Launching { overdue: true };
-    const END: State = Stopping { then: Rest };
+    const ENDING: State = Stopping { then: Rest };
     const AGAIN: State = Stopping { then: Start };
 
     fn policy() -> Policy {
@@ -266,10 +293,12 @@ mod tests {
             checked: true,
             kill_timeout: KILL,
             listen_timeout: LISTEN,
+            automatic: true,
+            stop_exit_codes: vec![42],
             restart_delay: DELAY,
             backoff: None,
             min_uptime: Duration::from_secs(1),
-            max_restarts: 3,
+            max_unstable: 3,
         }
     }
 
@@ -284,51 +313,57 @@ mod tests {
         (Stopped, Input::Ready,       Stopped, &[]),
         (Stopped, EXITED,             Stopped, &[]),
         (Stopped, Input::TimeUp,      Stopped, &[]),
+        (Stopped, Input::Replaced, Online, &[]),
 
         (NEW,     Input::Start,       NEW,     &[]),
-        (NEW,     Input::Stop,        END,     &[Interrupt, Timer(KILL)]),
-        (NEW,     Input::Restart,     AGAIN,   &[Interrupt, Timer(KILL)]),
+        (NEW,     Input::Stop,        ENDING,     &[End]),
+        (NEW,     Input::Restart,     AGAIN,   &[End]),
         (NEW,     Input::Spawned,     NEW,     &[Check, Timer(LISTEN)]),
         (NEW,     Input::SpawnFailed, Waiting, &[Timer(DELAY)]),
         (NEW,     Input::Ready,       Online,  &[]),
         (NEW,     EXITED,             Waiting, &[Timer(DELAY)]),
         (NEW,     Input::TimeUp,      LATE,    &[]),
+        (NEW, Input::Replaced, Online, &[]),
 
         (LATE,    Input::Start,       LATE,    &[]),
-        (LATE,    Input::Stop,        END,     &[Interrupt, Timer(KILL)]),
-        (LATE,    Input::Restart,     AGAIN,   &[Interrupt, Timer(KILL)]),
+        (LATE,    Input::Stop,        ENDING,     &[End]),
+        (LATE,    Input::Restart,     AGAIN,   &[End]),
         (LATE,    Input::Spawned,     LATE,    &[Check, Timer(LISTEN)]),
         (LATE,    Input::SpawnFailed, Waiting, &[Timer(DELAY)]),
         (LATE,    Input::Ready,       Online,  &[]),
         (LATE,    EXITED,             Waiting, &[Timer(DELAY)]),
         (LATE,    Input::TimeUp,      LATE,    &[]),
+        (LATE, Input::Replaced, Online, &[]),
 
         (Online,  Input::Start,       Online,  &[]),
-        (Online,  Input::Stop,        END,     &[Interrupt, Timer(KILL)]),
-        (Online,  Input::Restart,     AGAIN,   &[Interrupt, Timer(KILL)]),
+        (Online,  Input::Stop,        ENDING,     &[End]),
+        (Online,  Input::Restart,     AGAIN,   &[End]),
         (Online,  Input::Spawned,     Online,  &[]),
         (Online,  Input::SpawnFailed, Waiting, &[Timer(DELAY)]),
         (Online,  Input::Ready,       Online,  &[]),
         (Online,  EXITED,             Waiting, &[Timer(DELAY)]),
         (Online,  Input::TimeUp,      Online,  &[]),
+        (Online, Input::Replaced, Online, &[]),
 
-        (END,     Input::Start,       AGAIN,   &[]),
-        (END,     Input::Stop,        END,     &[]),
-        (END,     Input::Restart,     AGAIN,   &[]),
-        (END,     Input::Spawned,     END,     &[]),
-        (END,     Input::SpawnFailed, END,     &[]),
-        (END,     Input::Ready,       END,     &[]),
-        (END,     EXITED,             Stopped, &[]),
-        (END,     Input::TimeUp,      END,     &[Kill]),
+        (ENDING,     Input::Start,       AGAIN,   &[]),
+        (ENDING,     Input::Stop,        ENDING,     &[]),
+        (ENDING,     Input::Restart,     AGAIN,   &[]),
+        (ENDING,     Input::Spawned,     ENDING,     &[]),
+        (ENDING,     Input::SpawnFailed, ENDING,     &[]),
+        (ENDING,     Input::Ready,       ENDING,     &[]),
+        (ENDING,     EXITED,             Stopped, &[]),
+        (ENDING,     Input::TimeUp,      ENDING,     &[]),
+        (ENDING, Input::Replaced, ENDING, &[]),
 
         (AGAIN,   Input::Start,       AGAIN,   &[]),
-        (AGAIN,   Input::Stop,        END,     &[]),
+        (AGAIN,   Input::Stop,        ENDING,     &[]),
         (AGAIN,   Input::Restart,     AGAIN,   &[]),
         (AGAIN,   Input::Spawned,     AGAIN,   &[]),
         (AGAIN,   Input::SpawnFailed, AGAIN,   &[]),
         (AGAIN,   Input::Ready,       AGAIN,   &[]),
         (AGAIN,   EXITED,             NEW,     &[Spawn]),
-        (AGAIN,   Input::TimeUp,      AGAIN,   &[Kill]),
+        (AGAIN,   Input::TimeUp,      AGAIN,   &[]),
+        (AGAIN, Input::Replaced, Online, &[]),
 
         (Waiting, Input::Start,       NEW,     &[Spawn]),
         (Waiting, Input::Stop,        Stopped, &[]),
@@ -338,6 +373,7 @@ mod tests {
         (Waiting, Input::Ready,       Waiting, &[]),
         (Waiting, EXITED,             Waiting, &[]),
         (Waiting, Input::TimeUp,      NEW,     &[Spawn]),
+        (Waiting, Input::Replaced, Online, &[]),
 
         (Errored, Input::Start,       NEW,     &[Spawn]),
         (Errored, Input::Stop,        Stopped, &[]),
@@ -347,11 +383,12 @@ mod tests {
         (Errored, Input::Ready,       Errored, &[]),
         (Errored, EXITED,             Errored, &[]),
         (Errored, Input::TimeUp,      Errored, &[]),
+        (Errored, Input::Replaced, Online, &[]),
     ];
 
     #[test]
     fn every_state_knows_every_input() {
-        assert_eq!(TABLE.len(), 8 * 8);
+        assert_eq!(TABLE.len(), 8 * 9);
         for (n, (from, input, to, actions)) in TABLE.iter().enumerate() {
             assert!(!TABLE[..n].iter().any(|(f, i, ..)| (f, i) == (from, input)), "{from:?} {input:?} twice");
             let mut machine = Machine { state: *from, ..Machine::new() };
@@ -370,9 +407,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_declared_to_end_is_left_stopped() {
+        let exited = |code| Input::Exited { uptime: Duration::from_secs(5), code };
+        let after = |policy: &Policy, code| {
+            let mut machine = Machine { state: Online, ..Machine::new() };
+            (machine.step(policy, exited(code)), machine.state)
+        };
+        assert_eq!(after(&policy(), Some(42)), (vec![], Stopped));
+        assert_eq!(after(&policy(), None), (vec![Timer(DELAY)], Waiting));
+        assert_eq!(after(&Policy { automatic: false, ..policy() }, Some(1)), (vec![], Stopped));
+    }
+
+    #[test]
     fn unstable_ends_in_a_row_lead_to_errored_even_with_a_delay() {
         let policy = policy();
-        let short = Input::Exited { uptime: Duration::from_millis(10) };
+        let short = Input::Exited { uptime: Duration::from_millis(10), code: Some(1) };
         let mut machine = Machine { state: Online, ..Machine::new() };
         for _ in 0..2 {
             machine.step(&policy, short);
@@ -395,9 +444,9 @@ mod tests {
 
     #[test]
     fn the_growing_pause_grows_to_its_cap_and_begins_anew_after_a_long_run() {
-        let policy = Policy { backoff: Some(Duration::from_millis(100)), max_restarts: u32::MAX, ..policy() };
+        let policy = Policy { backoff: Some(Duration::from_millis(100)), max_unstable: u32::MAX, ..policy() };
         let mut machine = Machine { state: Online, ..Machine::new() };
-        let mut pause = |uptime| match machine.step(&policy, Input::Exited { uptime })[..] {
+        let mut pause = |uptime| match machine.step(&policy, Input::Exited { uptime, code: None })[..] {
             [Timer(pause)] => {
                 machine.step(&policy, Input::TimeUp);
                 pause.as_millis()
@@ -416,7 +465,7 @@ mod tests {
     #[test]
     fn what_cannot_be_spawned_is_never_tried_in_a_busy_loop() {
         let policy =
-            Policy { restart_delay: Duration::ZERO, min_uptime: Duration::ZERO, max_restarts: 2, ..policy() };
+            Policy { restart_delay: Duration::ZERO, min_uptime: Duration::ZERO, max_unstable: 2, ..policy() };
         let mut machine = Machine { state: NEW, ..Machine::new() };
         assert_eq!(machine.step(&policy, Input::SpawnFailed), [Timer(SPAWN_RETRY)]);
         machine.step(&policy, Input::TimeUp);

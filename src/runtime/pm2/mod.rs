@@ -119,7 +119,7 @@ impl Pm2 {
 
     fn longest_kill_timeout(&self) -> Duration {
         let apps = self.arm.workload.services.iter().filter_map(|service| service.app.as_ref());
-        apps.map(|app| app.kill_timeout).max().unwrap_or_default()
+        apps.map(|app| app.stop.kill_timeout).max().unwrap_or_default()
     }
 
     /// Asks the daemon to end its processes and itself. What it does not do is left to [`clear`](Self::clear).

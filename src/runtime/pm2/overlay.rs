@@ -139,7 +139,7 @@ fn count_up_ports(arm: &Arm, service: &Service, block: &mut Map<String, Value>) 
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+    use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
     use super::*;
     use crate::{
@@ -151,25 +151,14 @@ mod tests {
     };
 
     fn arm(raw: &Value, exec_mode: ExecMode) -> Arm {
-        let app = App {
-            program: "/usr/bin/node".into(),
-            args: vec!["/srv/web/server.js".to_owned()],
-            script: "/srv/web/server.js".into(),
-            is_binary: false,
-            cwd: "/srv/web".into(),
-            env: BTreeMap::from([("MODE".to_owned(), "staging".to_owned())]),
-            instances: 2,
-            exec_mode,
-            instance_variable: "NODE_APP_INSTANCE".to_owned(),
-            kill_timeout: Duration::from_millis(1600),
-            listen_timeout: Duration::from_secs(3),
-            restart_delay: Duration::ZERO,
-            exp_backoff_restart_delay: None,
-            min_uptime: Duration::from_secs(1),
-            max_restarts: 16,
-            raw: raw.as_object().unwrap().clone(),
-            not_applied: Vec::new(),
-        };
+        let mut app = App::of("web", "/usr/bin/node".into(), "/srv/web".into());
+        app.args = vec!["/srv/web/server.js".to_owned()];
+        app.script = "/srv/web/server.js".into();
+        app.is_binary = false;
+        app.env = BTreeMap::from([("MODE".to_owned(), "staging".to_owned())]);
+        app.instances = 2;
+        app.exec_mode = exec_mode;
+        app.raw = raw.as_object().unwrap().clone();
         let service = Service {
             name: "web".to_owned(),
             http: None,
