@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills the brain at every step of an operation: its first system call that changes something, its second, and so on.
 
-    python3 benches/supervisor/sweep.py [--only reload,stop] [--program PATH]
+    python3 benches/supervisor/sweep.py [--only reload,stop] [--victim brain|keeper] [--program PATH]
 
 Where the soak kills at random times, this kills between any two steps, so that a step noted too late or not at all is
 found for certain. Needs strace, which has the kernel kill the brain as it enters the call. After each kill everything
@@ -26,14 +26,19 @@ from logcheck import Check
 from ours import Ours, Refused
 from soak import ROOT
 
-# The calls by which a brain changes anything outside itself.
-CALLS = "sendmsg,sendto,clone3,pidfd_open,pidfd_send_signal,kill,bind,listen,connect"
+# The calls by which either changes anything outside itself.
+CALLS = {
+    "brain": "sendmsg,sendto,clone3,pidfd_open,pidfd_send_signal,kill,bind,listen,connect",
+    # What it hears and tells; it does nothing else.
+    "keeper": "recvmsg,sendmsg,wait4,waitid",
+}
 STEPS_MAX = 200
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(OPERATIONS))
+    parser.add_argument("--victim", choices=list(CALLS), default="brain")
     parser.add_argument("--program", default=os.environ.get("QBENCH", str(ROOT / "target/release/qbench")))
     parser.add_argument("--subcommand", default="supervise")
     parser.add_argument("--node", default=shutil.which("node"))
@@ -42,15 +47,17 @@ def main():
     orphanage = machine.Orphanage()
     wrong = []
     for name in options.only:
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="qw"))
-        sweep = Sweep(options, folder, orphanage)
-        try:
-            sweep.begin()
-            sweep.over(name)
-        finally:
-            sweep.end()
-        wrong += sweep.wrong
-        shutil.rmtree(folder, ignore_errors=True)
+        step = 1
+        while step is not None:
+            folder = pathlib.Path(tempfile.mkdtemp(prefix="qw"))
+            sweep = Sweep(options, folder, orphanage)
+            try:
+                sweep.begin()
+                step = sweep.over(name, step)
+            finally:
+                sweep.end()
+            wrong += sweep.wrong
+            shutil.rmtree(folder, ignore_errors=True)
     sys.exit(1 if wrong else 0)
 
 
@@ -95,19 +102,25 @@ class Sweep:
         await_service(self.web.port)
         self.load = Load(self.orphanage, self.web.port, False, rate=200, connections=8)
 
-    def over(self, name):
-        """One operation, killed at each of its steps, until it ends without having come to the one."""
+    def over(self, name, first):
+        """One operation, killed at each of its steps, until it ends without having come to the one. Returns the step to
+        go on from with another supervisor, when this one is beyond help."""
         request, app, instances = OPERATIONS[name]
         app = {"web": self.web, "lines": self.lines}[app]
-        for step in range(1, STEPS_MAX):
-            self.reset(name)
+        for step in range(first, STEPS_MAX):
             begun = time.monotonic()
-            killed, call = self.kill_at(step, request or {"start": {"app": app.name}})
-            self.steps.append((begun, f"{name}, killed at step {step}, {call}"))
-            if not killed:
-                print(f"{name}: {step - 1} steps, {len(self.wrong)} wrong", flush=True)
-                return
-            self.judge(f"{name}, killed at step {step}, {call}", app, instances)
+            try:
+                self.reset(name)
+                killed, call = self.kill_at(step, request or {"start": {"app": app.name}})
+                self.steps.append((begun, f"{name}, killed at step {step}, {call}"))
+                if not killed:
+                    print(f"{name}: {step - 1} steps, {len(self.wrong)} wrong", flush=True)
+                    return None
+                self.judge(self.steps[-1][1], app, instances)
+            except (OSError, Refused, TimeoutError) as error:
+                self.blame(f"{self.steps[-1][1] if self.steps else name}: then {error!r}")
+                return step + 1
+        return None
 
     def reset(self, name):
         """The state that the operation starts from."""
@@ -116,6 +129,8 @@ class Sweep:
         self.one.apply(self.web, self.lines)
         if name != "start":
             self.one.ask({"start": "all"}, 20)
+            # A Python that is told to end while it starts ends in another way.
+            time.sleep(0.3)
         elif self.one.status("lines"):
             self.one.ask({"delete": {"app": "lines"}}, 20)
             self.one.apply(self.lines)
@@ -126,11 +141,12 @@ class Sweep:
             machine.until(lambda: self.one.all_online(app), 20, f"{app.name} is online")
 
     def kill_at(self, step, request):
-        brain = self.one.daemons()[1]
+        victim, calls = self.options.victim, CALLS[self.options.victim]
+        pid = self.one.identity()[victim]
         trace = self.folder / "trace"
         trace.unlink(missing_ok=True)
-        command = ["strace", "-o", trace, "-e", f"trace={CALLS}", "-e"]
-        command += [f"inject={CALLS}:signal=SIGKILL:when={step}", "-p", brain]
+        command = ["strace", "-o", trace, "-e", f"trace={calls}", "-e"]
+        command += [f"inject={calls}:signal=SIGKILL:when={step}", "-p", pid]
         tracer = self.orphanage.spawn(command, stderr=subprocess.PIPE)
         # It says that it has attached.
         tracer.stderr.readline()
@@ -139,12 +155,11 @@ class Sweep:
         except (OSError, ValueError, Refused):
             pass
         found = machine.until(self.one.identity, 20, "somebody answers")
-        killed = found["brain"] != brain
+        killed = found[victim] != pid
         tracer.terminate()
         tracer.communicate()
-        calls = [line for line in trace.read_text().splitlines() if not line.startswith("+++")]
-        last = calls[-2:] if killed else []
-        self.calls = calls
+        lines = [line for line in trace.read_text().splitlines() if not line.startswith("+++")]
+        last = lines[-2:] if killed else []
         return killed, " after ".join(line[:110] for line in reversed(last))
 
     def judge(self, what, app, instances):
@@ -160,7 +175,7 @@ class Sweep:
             return all_well and alive and len(running[app.name]) in wanted and not self.strays(reports)
 
         try:
-            self.one.ask({"await": {"app": "web"}}, 20)
+            self.one.ask({"await": "all"}, 20)
         except Refused as why:
             self.blame(f"{what}: {why}")
         except OSError as error:
@@ -170,9 +185,10 @@ class Sweep:
         except TimeoutError:
             reports = [{k: r[k] for k in ("app", "instance", "state", "pid", "last_end")} for r in self.one.status()]
             self.blame(f"{what}: {reports}, strays {self.strays(self.one.status())}")
-        restarts = [r for r in self.one.status() if r["last_end"] and "status 1" in r["last_end"]]
-        if restarts:
-            self.blame(f"{what}: {[(r['app'], r['instance'], r['last_end']) for r in restarts]}")
+        # Neither program ends by itself, except when its output is cut off.
+        ended = [r for r in self.one.status() if r["state"] == "online" and "status" in (r["last_end"] or "")]
+        if ended:
+            self.blame(f"{what}: {[(r['app'], r['instance'], r['last_end']) for r in ended]}")
             self.one.ask({"restart": "all"}, 20)
 
     def strays(self, reports):

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     super::{
         cluster::{Channel, Cluster, Options},
-        keeper::Replay,
+        keeper::{Exit, Replay},
         launch::Report,
         process::PidFd,
         roll::{Happened, Step},
@@ -50,7 +50,7 @@ impl Actor {
         let runs: Vec<(RunId, RunNote)> = remember::numbered(&notes, "r/");
         for (id, note) in runs {
             self.last_run = self.last_run.max(id);
-            self.adopt_run(id, note, &mut fds, &notes);
+            self.adopt_run(id, note, &mut fds, &notes, &exits);
         }
         self.adopt_streams(&notes, &mut fds);
         // Whatever is left belongs to nothing that is known any more.
@@ -137,6 +137,7 @@ impl Actor {
         mut note: RunNote,
         fds: &mut BTreeMap<String, OwnedFd>,
         notes: &BTreeMap<String, Vec<u8>>,
+        exits: &[Exit],
     ) {
         let kept = fds.remove(&remember::fd_name(id, "pid")).map(PidFd::from);
         let pidfd = match (kept, note.pid) {
@@ -156,8 +157,11 @@ impl Actor {
         let parent = match Process::read(pid).filter(|process| Some(process.start_ticks) == note.start_ticks)
         {
             Some(process) if Some(process.parent) != ours => Parent::Nobody,
-            // Of one that is gone already, the keeper has told or will tell.
-            _ => Parent::Keeper,
+            Some(_) => Parent::Keeper,
+            // It is gone, so whoever reaped it has done so: this keeper, which then has told, the supervisor of before
+            // just before it died, or whoever became its parent when a keeper died.
+            None if exits.iter().any(|exit| exit.pid == pid) => Parent::Keeper,
+            None => Parent::Nobody,
         };
         self.vault.keep(&[(remember::fd_name(id, "pid"), pidfd.as_fd())]);
         let Ok(pidfd) = self.poller.watch(pidfd.into(), Token::Process(id)) else { return };
@@ -235,8 +239,13 @@ impl Actor {
                 Phase::Running => {}
                 Phase::Draining => {
                     run.kill_at = Some(Instant::now() + limit);
-                    if run.channel.is_none() {
+                    let has_channel = run.channel.is_some();
+                    if self.must_drain(id) {
+                        self.begin_drain(id);
+                    } else if !has_channel {
                         self.interrupt(id);
+                    } else {
+                        self.tell_to_drain(id);
                     }
                 }
                 Phase::Interrupted => {

@@ -40,13 +40,23 @@ impl Actor {
         if answers_first {
             return self.begin_drain(id);
         }
-        let Some(run) = self.runs.get(&id) else { return };
-        let Some(cluster) = self.apps.get_mut(&run.key.0).and_then(|app| app.cluster.as_mut()) else {
-            return;
-        };
         if by_message {
-            cluster.send(id, &"shutdown".into());
+            let app = self.runs.get(&id).and_then(|run| self.apps.get_mut(&run.key.0));
+            if let Some(cluster) = app.and_then(|app| app.cluster.as_mut()) {
+                cluster.send(id, &"shutdown".into());
+            }
         } else {
+            self.tell_to_drain(id);
+        }
+    }
+
+    /// Does nothing where that is noted to have been said: the cluster then says it again by itself.
+    pub(super) fn tell_to_drain(&mut self, id: RunId) {
+        let Some(app) = self.runs.get(&id).and_then(|run| self.apps.get_mut(&run.key.0)) else { return };
+        if app.spec.mode != Mode::Cluster || app.spec.stop.by_message {
+            return;
+        }
+        if let Some(cluster) = app.cluster.as_mut() {
             let outcomes = cluster.disconnect(id, &mut self.vault);
             self.heard_all(id, outcomes);
         }

@@ -10,7 +10,7 @@ use super::{
         spec,
     },
     Actor,
-    app::{Key, RunId},
+    app::{Key, Role, RunId},
     remember,
 };
 
@@ -73,7 +73,17 @@ impl Actor {
         notes: &BTreeMap<String, Vec<u8>>,
         fds: &mut BTreeMap<String, OwnedFd>,
     ) {
-        let streams = remember::numbered::<RunId, StreamNote>(notes, "s/");
+        let mut streams: BTreeMap<RunId, StreamNote> = remember::numbered(notes, "s/").into_iter().collect();
+        // The supervisor of before may have died after it started a process and before it noted its streams.
+        let running = self.runs.iter().filter(|(_, run)| run.role != Role::Spare);
+        for (run, key) in running.map(|(id, run)| (*id, run.key)).collect::<Vec<_>>() {
+            if !streams.contains_key(&run) && fds.contains_key(&remember::fd_name(run, "out")) {
+                let id = self.instance(key).map(|instance| instance.id).unwrap_or_default();
+                let note = StreamNote { key, id };
+                self.vault.note(&stream_note(run), &note);
+                streams.insert(run, note);
+            }
+        }
         for (run, note) in streams {
             let mut any = false;
             for (which, is_err) in [("out", false), ("err", true)] {
