@@ -66,7 +66,7 @@ impl Actor {
     pub(super) fn interrupt(&mut self, id: RunId) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         run.phase = Phase::Interrupted;
-        self.hold_members(id);
+        self.hold_members(id, None);
         self.signal_members(id, Signal::INT);
         if let Some(run) = self.runs.get(&id).filter(|run| run.end.is_none()) {
             PidFd::signal_by(&run.pidfd, Signal::INT);
@@ -94,14 +94,14 @@ impl Actor {
             PidFd::signal_by(&run.pidfd, Signal::KILL);
         }
         self.kill_group(id);
-        self.hold_members(id);
+        self.hold_members(id, None);
         self.signal_members(id, Signal::KILL);
         self.remember_run(id);
     }
 
     /// Takes hold of the rest of its tree and session: once its first process has ended, nothing shows any more that
-    /// what left the session was a part of it.
-    fn hold_members(&mut self, id: RunId) {
+    /// what left the session was a part of it. Those that were not held before are sent `signal`.
+    fn hold_members(&mut self, id: RunId, signal: Option<Signal>) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         if self.apps.get(&run.key.0).is_some_and(|app| !app.spec.stop.tree) {
             return;
@@ -116,6 +116,7 @@ impl Actor {
             if run.members.iter().all(|(held, _)| *held != pid)
                 && let Ok(watch) = self.poller.watch(member.into(), Token::Member(id))
             {
+                signal.inspect(|signal| PidFd::signal_by(&watch, *signal));
                 run.members.push((pid, watch));
             }
         }
@@ -162,11 +163,11 @@ impl Actor {
         if before == Phase::Draining {
             run.phase = Phase::Interrupted;
         }
-        self.hold_members(id);
-        match before {
-            Phase::Draining => self.signal_members(id, Signal::INT),
-            Phase::Interrupted => {}
-            Phase::Running | Phase::Killed => self.signal_members(id, Signal::KILL),
+        // What was started since the others were told to end has heard nothing of it.
+        let killed = matches!(before, Phase::Running | Phase::Killed);
+        self.hold_members(id, (!killed).then_some(Signal::INT));
+        if killed {
+            self.signal_members(id, Signal::KILL);
         }
         self.await_members(id);
     }
@@ -179,7 +180,7 @@ impl Actor {
             return;
         }
         let killed = matches!(run.phase, Phase::Running | Phase::Killed);
-        self.hold_members(id);
+        self.hold_members(id, (!killed).then_some(Signal::INT));
         if killed {
             self.signal_members(id, Signal::KILL);
         }
