@@ -4,6 +4,10 @@
 use std::{
     collections::BTreeMap,
     net::TcpListener,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU16, Ordering},
 };
@@ -153,15 +157,24 @@ pub(crate) fn node(dir: &Path, script: &str) -> Option<AppSpec> {
     Some(app(dir, program.to_str().unwrap(), &[script]))
 }
 
-/// The first of so many ports in a row, free now and given to no other test of this process. They lie below those
-/// that outgoing connections take.
+/// The first of so many ports in a row, free now and given to no other test, of this process or another. They lie below
+/// those that outgoing connections take.
 pub(crate) fn free_ports(count: u16) -> u16 {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
         let first = 10_000 + (std::process::id() % 6_000) as u16 + TAKEN.fetch_add(count, Ordering::Relaxed);
-        if (first..first + count).all(is_free) {
+        let reserved: Vec<_> = (first..first + count).filter_map(reserve).collect();
+        if reserved.len() == usize::from(count) {
+            // For as long as this process lives.
+            reserved.into_iter().for_each(std::mem::forget);
             return first;
         }
     }
+}
+
+/// A name that only one process can have says whose the port is.
+fn reserve(port: u16) -> Option<UnixListener> {
+    let name = SocketAddr::from_abstract_name(format!("qbench-test-port-{port}")).unwrap();
+    let reserved = UnixListener::bind_addr(&name).ok()?;
+    TcpListener::bind(("127.0.0.1", port)).ok().map(|_| reserved)
 }
