@@ -5,7 +5,7 @@ use std::fs;
 use super::{
     Running,
     desk::eventually,
-    fixture::{app, named, out_log, shell, sleeper},
+    fixture::{app, named, out_log, python, shell, sleeper},
     supervisor::{AppSpec, InstanceState, Request, Select},
 };
 
@@ -79,8 +79,11 @@ async fn lines_may_be_json_or_carry_the_time() {
 async fn what_is_discarded_blocks_nobody() {
     let mut running = Running::new().await;
     let dir = running.path().to_owned();
-    let mut spec =
-        shell(&dir, "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; touch done; sleep 100000");
+    // A shell that is waiting for a command passes over a SIGINT, so it is none.
+    let script = "import os, time
+for stream in 1, 2: os.write(stream, b\"x\" * 3_000_000)
+open('done', 'w').close(); time.sleep(100000)";
+    let mut spec = python(&dir, script);
     (spec.logs.out, spec.logs.err) = (None, None);
     let report = running.run(vec![spec]).await.remove(0);
     assert_eq!((report.out_log, report.err_log), (None, None));
