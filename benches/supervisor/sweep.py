@@ -114,7 +114,7 @@ class Sweep:
                 killed, call = self.kill_at(step, request or {"start": {"app": app.name}})
                 self.steps.append((begun, f"{name}, killed at step {step}, {call}"))
                 if not killed:
-                    print(f"{name}: {step - 1} steps, {len(self.wrong)} wrong", flush=True)
+                    print(f"{name}: {step - 1} steps", flush=True)
                     return None
                 self.judge(self.steps[-1][1], app, instances)
             except (OSError, Refused, TimeoutError) as error:
@@ -185,8 +185,8 @@ class Sweep:
         except TimeoutError:
             reports = [{k: r[k] for k in ("app", "instance", "state", "pid", "last_end")} for r in self.one.status()]
             self.blame(f"{what}: {reports}, strays {self.strays(self.one.status())}")
-        # Neither program ends by itself, except when its output is cut off.
-        ended = [r for r in self.one.status() if r["state"] == "online" and "status" in (r["last_end"] or "")]
+        # What becomes of a program whose output is cut off.
+        ended = [r for r in self.one.status() if r["state"] == "online" and "status 1" in (r["last_end"] or "")]
         if ended:
             self.blame(f"{what}: {[(r['app'], r['instance'], r['last_end']) for r in ended]}")
             self.one.ask({"restart": "all"}, 20)

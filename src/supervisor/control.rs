@@ -8,6 +8,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{
+        Notify,
         broadcast::{self, error::RecvError},
         mpsc, oneshot,
     },
@@ -32,6 +34,10 @@ use super::{
 const REQUEST_MAX_BYTES: usize = 4 << 20;
 /// Clients served at a time; more wait to be accepted.
 const CLIENTS_MAX: usize = 64;
+/// How long a full house waits before it asks those to leave who want nothing.
+const CROWD_PAUSE: Duration = Duration::from_millis(100);
+/// How long a client may take to read a line.
+const TELL_LIMIT: Duration = Duration::from_secs(60);
 /// The pause after a connection could not be accepted, for want of descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long clients may take to read their last answer when the supervisor ends.
@@ -286,14 +292,20 @@ pub(super) async fn serve(
     source: broadcast::Receiver<Event>,
 ) {
     let mut clients = JoinSet::new();
+    let crowded = Arc::new(Notify::new());
     loop {
         tokio::select! {
             accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
                 // A client that goes away in the middle of a line is its own affair.
-                Ok((stream, _)) => drop(clients.spawn(attend(stream, calls.clone(), source.resubscribe()))),
+                Ok((stream, _)) => {
+                    let client = attend(stream, calls.clone(), source.resubscribe(), Arc::clone(&crowded));
+                    drop(clients.spawn(client));
+                }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             },
             Some(_) = clients.join_next() => {}
+            // Whoever waits for nothing makes room for those who do.
+            () = sleep(CROWD_PAUSE), if clients.len() >= CLIENTS_MAX => crowded.notify_waiters(),
             () = calls.closed() => break,
         }
     }
@@ -304,6 +316,7 @@ async fn attend(
     stream: UnixStream,
     calls: mpsc::Sender<Call>,
     source: broadcast::Receiver<Event>,
+    crowded: Arc<Notify>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -344,8 +357,10 @@ async fn attend(
                 },
             },
             () = calls.closed(), if answer.is_none() => return Ok(()),
+            () = crowded.notified(), if answer.is_none() && subscription.is_none() => return Ok(()),
         };
-        tell(&mut write, &line).await?;
+        // One that does not read in all that time does not want it.
+        timeout(TELL_LIMIT, tell(&mut write, &line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     }
 }
 

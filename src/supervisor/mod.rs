@@ -148,6 +148,8 @@ fn run_brain(dir: &Path) -> Result<(), SupervisorError> {
         // Before the replay: from then on the keeper passes signals on.
         let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+        // The kernel hangs up on what is left of a process group without a parent; that is no wish of anybody's.
+        let _hangups = signal(SignalKind::hangup()).map_err(cannot)?;
         let told = async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -360,7 +360,10 @@ impl Actor {
         let unchecked = self.is_unchecked(key);
         let min_uptime = self.apps.get(&key.0).map(|app| app.policy.min_uptime).unwrap_or_default();
         let rolling = self.apps.get_mut(&key.0).and_then(|app| app.rolling.as_mut());
-        let Some(step) = rolling.and_then(|rolling| rolling.in_place.get_mut(&key.1)) else { return };
+        let Some(step) = rolling.and_then(|rolling| rolling.in_place.get_mut(&key.1)) else {
+            // The roll was noted, and this step of it not begun.
+            return self.restart_in_place(key);
+        };
         let is_former = step.former == run;
         match state {
             State::Online | State::Launching { .. } if is_former => self.restart_in_place(key),

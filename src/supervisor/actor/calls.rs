@@ -151,6 +151,7 @@ impl Actor {
         }
         let idle = |key: &Key| self.instance(*key).is_some_and(|instance| instance.run.is_none());
         self.settle_for(&keys.iter().copied().filter(idle).collect::<Vec<_>>());
+        self.remember_to_start(&keys);
         self.step(keys.iter().map(|key| (*key, Input::Start)));
         let failed: Vec<String> = keys
             .iter()
@@ -231,6 +232,7 @@ impl Actor {
             }
         }
         let mut keys: Vec<Key> = inputs.iter().map(|(key, _)| *key).collect();
+        self.remember_to_start(&keys);
         self.step(inputs.into_iter());
         keys.extend(self.end_surplus(app, instances));
         Ok(keys)

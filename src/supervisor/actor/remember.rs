@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    super::{roll::Roll, spec::AppSpec, state::Machine},
+    super::{
+        roll::Roll,
+        spec::AppSpec,
+        state::{Machine, State},
+    },
     Actor,
     app::{InPlace, Key, Phase, Role, Run, RunId},
 };
@@ -155,6 +159,29 @@ impl Actor {
                 last_end: instance.last_end.clone(),
             };
             self.vault.note(&instance_note(key), &note);
+        }
+    }
+
+    /// Notes of instances at rest that they are about to be started: of several, the next supervisor starts those that
+    /// this one did not come to.
+    pub(super) fn remember_to_start(&mut self, keys: &[Key]) {
+        for key in keys {
+            let Some(instance) = self.instance(*key).filter(|instance| instance.run.is_none()) else {
+                continue;
+            };
+            let mut machine = instance.machine.clone();
+            if !matches!(machine.state, State::Stopped | State::Errored | State::Waiting) {
+                continue;
+            }
+            machine.state = State::Launching { overdue: false };
+            let note = InstanceNote {
+                id: instance.id,
+                machine,
+                run: None,
+                surplus: instance.surplus,
+                last_end: instance.last_end.clone(),
+            };
+            self.vault.note(&instance_note(*key), &note);
         }
     }
 
