@@ -61,6 +61,7 @@ impl Actor {
             self.keeper_saw_end(exit);
         }
         self.resume_ends();
+        self.complete_scales();
         self.resume_instances();
         self.resume_rolls(&notes);
         let apps: Vec<u32> = self.apps.keys().copied().collect();
@@ -254,6 +255,27 @@ impl Actor {
                 }
                 Phase::Killed => self.kill(id),
             }
+        }
+    }
+
+    /// A change of scale that was noted with the app's specification and not carried out to its end.
+    fn complete_scales(&mut self) {
+        let apps: Vec<u32> = self.apps.keys().copied().collect();
+        for number in apps {
+            let Some(app) = self.apps.get(&number).filter(|app| !app.leaving) else { continue };
+            let wanted = app.spec.instances;
+            let rests = |state: &State| matches!(state, State::Stopped | State::Errored);
+            let any_runs = app.instances.values().any(|instance| !rests(&instance.machine.state));
+            let missing: Vec<Key> = (0..wanted)
+                .filter(|instance| !app.instances.contains_key(instance))
+                .map(|instance| (number, instance))
+                .collect();
+            for key in missing {
+                if self.add_instance(key, any_runs) && any_runs {
+                    self.step([(key, Input::Start)].into_iter());
+                }
+            }
+            self.end_surplus(number, wanted);
         }
     }
 

@@ -114,12 +114,13 @@ impl Actor {
     fn adjust_instances(&mut self, app: u32) {
         let Some(wanted) = self.apps.get(&app).map(|app| app.spec.instances) else { return };
         for number in 0..wanted {
-            self.add_instance((app, number));
+            self.add_instance((app, number), false);
         }
         self.end_surplus(app, wanted);
     }
 
-    fn add_instance(&mut self, key: Key) -> bool {
+    /// One that is about to be started is noted as such from the first.
+    pub(super) fn add_instance(&mut self, key: Key, to_start: bool) -> bool {
         let id = self.next_id;
         let Some(app) = self.apps.get_mut(&key.0) else { return false };
         if app.instances.contains_key(&key.1) {
@@ -128,11 +129,15 @@ impl Actor {
         app.instances.insert(key.1, Instance::new(id));
         self.next_id += 1;
         self.remember_counters();
-        self.remember_instance(key);
+        if to_start {
+            self.remember_to_start(&[key]);
+        } else {
+            self.remember_instance(key);
+        }
         true
     }
 
-    fn end_surplus(&mut self, app: u32, wanted: u32) -> Vec<Key> {
+    pub(super) fn end_surplus(&mut self, app: u32, wanted: u32) -> Vec<Key> {
         let Some(known) = self.apps.get_mut(&app) else { return Vec::new() };
         let mut surplus = Vec::new();
         for (number, instance) in known.instances.range_mut(wanted..) {
@@ -224,7 +229,7 @@ impl Actor {
         let mut inputs = Vec::new();
         for number in 0..instances {
             let key = (app, number);
-            let is_new = self.add_instance(key);
+            let is_new = self.add_instance(key, true);
             let was_leaving =
                 self.instance_mut(key).is_some_and(|instance| std::mem::take(&mut instance.surplus));
             if is_new || was_leaving {
